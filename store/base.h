@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Scope-bound ownership and the few helpers every module needs. This header
+ * is the bottom of the include order: it includes nothing of ours.
+ */
+#ifndef STORE_BASE_H
+#define STORE_BASE_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define NSEC_PER_SEC INT64_C(1000000000)
+#define KIB UINT64_C(1024)
+#define MIB (KIB * 1024)
+#define GIB (MIB * 1024)
+
+/* Free the variable when it leaves scope. NULL is fine. errno is kept. */
+#define cleanup_free __attribute__((cleanup(base_freep)))
+
+/* Close the descriptor when it leaves scope. -1 is fine. errno is kept. */
+#define cleanup_close __attribute__((cleanup(base_closep)))
+
+static inline void base_freep(void *p)
+{
+	int saved = errno;
+
+	free(*(void **)p);
+	errno = saved;
+}
+
+static inline void base_closep(int *fd)
+{
+	int saved = errno;
+
+	if (*fd >= 0)
+		(void)close(*fd);
+	*fd = -1;
+	errno = saved;
+}
+
+/* Move ownership out of *@fd: returns it and leaves -1 behind. */
+static inline int steal_fd(int *fd)
+{
+	int r = *fd;
+
+	*fd = -1;
+	return r;
+}
+
+/* Move ownership out of pointer variable @p: yields it, leaves NULL behind. */
+#define steal_ptr(p)                                                           \
+	({                                                                     \
+		__typeof__(p) _stolen = (p);                                   \
+		(p) = NULL;                                                    \
+		_stolen;                                                       \
+	})
+
+static inline void base_unlockp(pthread_mutex_t **m)
+{
+	pthread_mutex_unlock(*m);
+}
+
+/* Hold @m until the end of the enclosing block. */
+#define LOCK_SCOPE(m)                                                          \
+	__attribute__((cleanup(base_unlockp), unused))                         \
+	pthread_mutex_t *_scope_lock = (pthread_mutex_lock(m), (m))
+
+/* CLOCK_REALTIME in nanoseconds: what inode times and last uses are made of. */
+static inline int64_t base_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+}
+
+/* @us after now on CLOCK_MONOTONIC, for pthread_cond_timedwait(). */
+static inline struct timespec base_deadline(int64_t us)
+{
+	struct timespec ts;
+	int64_t ns;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	ns = ts.tv_nsec + us % 1000000 * 1000;
+	ts.tv_sec += (time_t)(us / 1000000 + ns / NSEC_PER_SEC);
+	ts.tv_nsec = ns % NSEC_PER_SEC;
+	return ts;
+}
+
+/* A condition variable whose timed waits follow CLOCK_MONOTONIC. */
+static inline int base_cond_init(pthread_cond_t *c)
+{
+	pthread_condattr_t attr;
+	int r = pthread_condattr_init(&attr);
+
+	if (r)
+		return -r;
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	r = pthread_cond_init(c, &attr);
+	pthread_condattr_destroy(&attr);
+	return -r;
+}
+
+/* A call into the layer above: told that something there is due. */
+struct notify {
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static inline void notify_call(const struct notify *n)
+{
+	if (n->fn)
+		n->fn(n->arg);
+}
+
+#endif
