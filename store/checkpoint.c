@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/checkpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "store/audit.h"
+#include "store/mdbfile.h"
+#include "store/side.h"
+
+struct checkpoint {
+	struct checkpoint_config cfg;
+	pthread_t thread;
+	bool running;		   /* the thread; start and stop only */
+	struct index_snap *pin;	   /* of the last one; whoever runs one */
+	struct index_snap *failed; /* of the one that froze the store */
+
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t wake;  /* the thread: something to do */
+	pthread_cond_t ended; /* callers: one has ended */
+	bool stop;
+	bool due;		  /* at once */
+	bool armed;		  /* at the deadline */
+	struct timespec deadline; /* CLOCK_MONOTONIC */
+	/* Checkpoints are numbered as they begin. */
+	uint64_t wanted; /* somebody waits for this one */
+	uint64_t begun;
+	uint64_t done;
+	int error;  /* froze the store */
+	int result; /* of the last one */
+	struct checkpoint_stat stat;
+};
+
+/* -- One checkpoint ------------------------------------------------------- */
+
+struct taken {
+	struct packs *packs;
+	struct packs_batch *batch;
+};
+
+static void take_packs(void *arg)
+{
+	struct taken *taken = arg;
+
+	taken->batch = packs_pin(taken->packs);
+}
+
+static bool nothing_new(const struct checkpoint *cp)
+{
+	const struct checkpoint_config *cfg = &cp->cfg;
+
+	return cp->pin && index_txnid(cfg->ix) == cp->pin->txnid &&
+	       packs_dirty_bytes(cfg->packs) == 0 &&
+	       packs_doomed_bytes(cfg->packs) == 0;
+}
+
+static int write_side(const struct checkpoint *cp,
+		      const struct index_snap *snap, bool clean)
+{
+	int dir_fd = cp->cfg.index_dir_fd;
+	struct side side = { .flags = clean ? SIDE_CLEAN : 0,
+			     .page_size = snap->page_size,
+			     .txnid = snap->txnid,
+			     .time_sec = (uint64_t)time(NULL),
+			     .meta = snap->meta };
+	struct stat st;
+
+	if (fstatat(dir_fd, MDBFILE_NAME, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	side.dev = st.st_dev;
+	side.ino = st.st_ino;
+	return side_write(dir_fd, &side);
+}
+
+/* The old checkpoint, the new one, or a torn mixture may be what a power cut
+ * leaves: keep both snapshots, and let nobody write any more. */
+static void freeze(struct checkpoint *cp, int error)
+{
+	index_freeze(cp->cfg.ix);
+	LOCK_SCOPE(&cp->lock);
+	cp->error = error;
+}
+
+static void succeeded(struct checkpoint *cp, uint64_t txnid)
+{
+	LOCK_SCOPE(&cp->lock);
+	cp->stat.count++;
+	cp->stat.last_ns = base_now_ns();
+	cp->stat.txnid = txnid;
+}
+
+static void disarm(struct checkpoint *cp)
+{
+	LOCK_SCOPE(&cp->lock);
+	cp->armed = false;
+	cp->due = false;
+}
+
+/* The steps of the header. The caller is the only one who runs any. */
+static int run_one(struct checkpoint *cp, bool clean)
+{
+	const struct checkpoint_config *cfg = &cp->cfg;
+	struct taken taken = { .packs = cfg->packs };
+	struct index_snap *snap;
+	int r;
+
+	/* What was committed up to here is covered; later commits arm again. */
+	disarm(cp);
+	r = index_pin(cfg->ix, take_packs, &taken, &snap);
+	if (r < 0)
+		return r; /* nothing was taken, nothing is lost */
+	r = packs_sync(cfg->packs, taken.batch);
+	if (r == 0)
+		r = index_sync(cfg->ix);
+	if (r == 0)
+		r = write_side(cp, snap, clean);
+	if (r < 0) {
+		freeze(cp, r);
+		cp->failed = snap;
+		packs_release(cfg->packs, taken.batch, false);
+		return r;
+	}
+	index_unpin(cfg->ix, cp->pin);
+	cp->pin = snap;
+	packs_release(cfg->packs, taken.batch, true);
+	succeeded(cp, snap->txnid);
+	return 0;
+}
+
+/* Everything that belongs to one but for the first. */
+static int run_next(struct checkpoint *cp, bool clean)
+{
+	int r;
+
+	notify_call(&cp->cfg.before);
+	/* Fails only where every other commit fails too, and tells its own
+	 * caller when there are no ids. */
+	(void)index_top_up_ids(cp->cfg.ix);
+	if (!clean && nothing_new(cp)) {
+		disarm(cp);
+		return 0;
+	}
+	r = run_one(cp, clean);
+	if (r == 0)
+		notify_call(&cp->cfg.after);
+	return r;
+}
+
+/* -- The thread ----------------------------------------------------------- */
+
+static bool deadline_over(const struct timespec *deadline)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec > deadline->tv_sec ||
+	       (now.tv_sec == deadline->tv_sec &&
+		now.tv_nsec >= deadline->tv_nsec);
+}
+
+/* Sleep until one is to be run. False: end. */
+static bool wait_for_work_locked(struct checkpoint *cp)
+{
+	for (;;) {
+		if (cp->error)
+			return false;
+		if (cp->wanted > cp->begun || cp->due ||
+		    (cp->armed && deadline_over(&cp->deadline)))
+			return true;
+		if (cp->stop)
+			return false;
+		if (cp->armed)
+			pthread_cond_timedwait(&cp->wake, &cp->lock,
+					       &cp->deadline);
+		else
+			pthread_cond_wait(&cp->wake, &cp->lock);
+	}
+}
+
+static void arm_locked(struct checkpoint *cp)
+{
+	cp->armed = true;
+	cp->deadline = base_deadline((int64_t)cp->cfg.interval_ms * 1000);
+}
+
+static void *checkpoint_main(void *arg)
+{
+	struct checkpoint *cp = arg;
+	int r;
+
+	pthread_mutex_lock(&cp->lock);
+	while (wait_for_work_locked(cp)) {
+		cp->begun++;
+		pthread_mutex_unlock(&cp->lock);
+		r = run_next(cp, false);
+		pthread_mutex_lock(&cp->lock);
+		cp->done = cp->begun;
+		cp->result = r;
+		if (r < 0 && !cp->error)
+			arm_locked(cp); /* once more, later */
+		pthread_cond_broadcast(&cp->ended);
+	}
+	pthread_mutex_unlock(&cp->lock);
+	return NULL;
+}
+
+/* Signals are for the program's own threads. */
+static int start_thread(struct checkpoint *cp)
+{
+	sigset_t all;
+	sigset_t before;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(&cp->thread, NULL, checkpoint_main, cp);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	cp->running = r == 0;
+	return -r;
+}
+
+/* -- Calls ---------------------------------------------------------------- */
+
+static int init(struct checkpoint *cp, const struct checkpoint_config *cfg)
+{
+	int r;
+
+	cp->cfg = *cfg;
+	if (cp->cfg.interval_ms == 0)
+		cp->cfg.interval_ms = CHECKPOINT_INTERVAL_MS;
+	pthread_mutex_init(&cp->lock, NULL);
+	pthread_cond_init(&cp->ended, NULL);
+	r = base_cond_init(&cp->wake);
+	if (r < 0)
+		return r;
+	r = run_one(cp, false);
+	return r < 0 ? r : start_thread(cp);
+}
+
+int checkpoint_start(const struct checkpoint_config *cfg,
+		     struct checkpoint **ret)
+{
+	struct checkpoint *cp = calloc(1, sizeof(*cp));
+	int r;
+
+	if (!cp)
+		return -ENOMEM;
+	r = init(cp, cfg);
+	if (r < 0) {
+		(void)checkpoint_stop(cp, false);
+		return r;
+	}
+	*ret = cp;
+	return 0;
+}
+
+int checkpoint_run(struct checkpoint *cp)
+{
+	uint64_t mine;
+
+	LOCK_SCOPE(&cp->lock);
+	/* One that has begun may have missed what the caller committed. */
+	mine = cp->begun + 1;
+	if (mine > cp->wanted)
+		cp->wanted = mine;
+	pthread_cond_signal(&cp->wake);
+	while (cp->done < mine && !cp->error)
+		pthread_cond_wait(&cp->ended, &cp->lock);
+	return cp->error ? cp->error : cp->result;
+}
+
+void checkpoint_changed(struct checkpoint *cp)
+{
+	bool grown = index_grown(cp->cfg.ix);
+
+	LOCK_SCOPE(&cp->lock);
+	if (grown)
+		cp->due = true;
+	else if (!cp->armed)
+		arm_locked(cp);
+	pthread_cond_signal(&cp->wake);
+}
+
+void checkpoint_due(struct checkpoint *cp)
+{
+	LOCK_SCOPE(&cp->lock);
+	cp->due = true;
+	pthread_cond_signal(&cp->wake);
+}
+
+int checkpoint_error(struct checkpoint *cp)
+{
+	LOCK_SCOPE(&cp->lock);
+	return cp->error;
+}
+
+void checkpoint_stat(struct checkpoint *cp, struct checkpoint_stat *ret)
+{
+	LOCK_SCOPE(&cp->lock);
+	*ret = cp->stat;
+}
+
+int checkpoint_stop(struct checkpoint *cp, bool clean)
+{
+	int r;
+
+	if (!cp)
+		return 0;
+	if (cp->running) {
+		pthread_mutex_lock(&cp->lock);
+		cp->stop = true;
+		pthread_cond_signal(&cp->wake);
+		pthread_mutex_unlock(&cp->lock);
+		pthread_join(cp->thread, NULL);
+	}
+	r = cp->error;
+	if (clean && r == 0)
+		r = run_next(cp, true);
+	/* Nobody writes any more: whoever opens the index next begins from
+	 * the side file. */
+	index_unpin(cp->cfg.ix, cp->pin);
+	index_unpin(cp->cfg.ix, cp->failed);
+	pthread_cond_destroy(&cp->wake);
+	pthread_cond_destroy(&cp->ended);
+	pthread_mutex_destroy(&cp->lock);
+	free(cp);
+	return r;
+}
+
+/* -- Recovery ------------------------------------------------------------- */
+
+/* What is wrong with the index, as a sentence. */
+struct why {
+	char *text;
+	size_t size;
+};
+
+__attribute__((format(printf, 2, 3))) static int unreadable(
+	const struct why *why, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	(void)vsnprintf(why->text, why->size, format, ap);
+	va_end(ap);
+	return CHECKPOINT_UNREADABLE;
+}
+
+/* There is no side file: a new index, or one that lost it. */
+static int found_no_side(int dir_fd, bool rdonly, const struct why *why)
+{
+	struct side side = { .flags = SIDE_EMPTY };
+	struct stat st;
+	int r;
+
+	if (fstatat(dir_fd, MDBFILE_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		if (st.st_size > 0)
+			return unreadable(why,
+					  "index/" SIDE_NAME " is missing");
+	} else if (errno != ENOENT) {
+		return -errno;
+	}
+	if (rdonly)
+		return CHECKPOINT_CREATED;
+	side.time_sec = (uint64_t)time(NULL);
+	r = side_write(dir_fd, &side);
+	return r < 0 ? r : CHECKPOINT_CREATED;
+}
+
+/* The power went before the first checkpoint: nothing was ever accepted. */
+static int found_empty(int dir_fd, bool rdonly)
+{
+	if (!rdonly && unlinkat(dir_fd, MDBFILE_NAME, 0) < 0 && errno != ENOENT)
+		return -errno;
+	return CHECKPOINT_CREATED;
+}
+
+/* True if data.mdb still has the meta pages of the side file. */
+static int same_meta(int fd, const struct side *side)
+{
+	size_t len = 2 * side->page_size;
+	cleanup_free uint8_t *meta = malloc(len);
+	ssize_t n;
+
+	if (!meta)
+		return -ENOMEM;
+	n = pread(fd, meta, len, 0);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len && memcmp(meta, side->meta, len) == 0;
+}
+
+static int check_snapshot(int fd, const struct side *side,
+			  const struct why *why)
+{
+	struct audit_found found = { .what = "" };
+	struct stat st;
+	int r;
+
+	if (!mdbfile_sane(side->meta, side->page_size, side->txnid))
+		return unreadable(why, "index/" SIDE_NAME
+				       " holds no usable meta pages");
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size / side->page_size <
+	    mdbfile_pages(side->meta, side->page_size))
+		return unreadable(why, "index/" MDBFILE_NAME " is too short");
+	r = audit_snapshot(fd, side->meta, side->page_size, &found);
+	if (r == -EBADMSG)
+		return unreadable(why, "index/" MDBFILE_NAME ": page %llu: %s",
+				  (unsigned long long)found.page, found.what);
+	if (r == -EIO)
+		return unreadable(why, "index/" MDBFILE_NAME
+				       " cannot be read: Input/output error");
+	return r;
+}
+
+static void tell_restored(const struct side *side, const struct why *why)
+{
+	time_t when = (time_t)side->time_sec;
+	char text[32] = "";
+	struct tm tm;
+
+	if (gmtime_r(&when, &tm))
+		(void)strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	(void)snprintf(why->text, why->size,
+		       "not closed cleanly: put back to the checkpoint of "
+		       "%s UTC",
+		       text);
+}
+
+static int found_snapshot(int dir_fd, const struct side *side, bool rdonly,
+			  const struct why *why)
+{
+	cleanup_close int fd =
+		openat(dir_fd, MDBFILE_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int r;
+
+	if (fd < 0 && errno == ENOENT)
+		return unreadable(why, "index/" MDBFILE_NAME " is missing");
+	if (fd < 0)
+		return -errno;
+	r = check_snapshot(fd, side, why);
+	if (r != 0)
+		return r;
+	r = same_meta(fd, side);
+	if (r < 0)
+		return r;
+	if (r > 0 && (side->flags & SIDE_CLEAN))
+		return CHECKPOINT_CLEAN;
+	if (!rdonly) {
+		r = mdbfile_restore(dir_fd, side->meta, side->page_size);
+		if (r < 0)
+			return r;
+	}
+	tell_restored(side, why);
+	return CHECKPOINT_RESTORED;
+}
+
+int checkpoint_recover(int index_dir_fd, bool rdonly, char *why,
+		       size_t why_size)
+{
+	const struct why reason = { why, why_size };
+	cleanup_side struct side side = { .meta = NULL };
+	int r = side_read(index_dir_fd, &side);
+
+	if (r == -ENOENT)
+		return found_no_side(index_dir_fd, rdonly, &reason);
+	if (r == -EBADMSG || r == -EIO)
+		return unreadable(&reason, "index/" SIDE_NAME " is damaged");
+	if (r < 0)
+		return r;
+	/* A daemon killed between rename and sync left a side file that a
+	 * power cut could still take back: not after we built on it. */
+	if (!rdonly && fsync(index_dir_fd) < 0)
+		return -errno;
+	if (side.flags & SIDE_EMPTY)
+		return found_empty(index_dir_fd, rdonly);
+	return found_snapshot(index_dir_fd, &side, rdonly, &reason);
+}
+
+int checkpoint_seal(int index_dir_fd)
+{
+	cleanup_close int fd = openat(index_dir_fd, MDBFILE_NAME,
+				      O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	struct side side = { .flags = SIDE_CLEAN };
+	cleanup_free uint8_t *meta = NULL;
+	struct stat st;
+	ssize_t n;
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = mdbfile_page_size(fd, &side.page_size);
+	if (r < 0)
+		return r;
+	meta = malloc(2 * side.page_size);
+	if (!meta)
+		return -ENOMEM;
+	n = pread(fd, meta, 2 * side.page_size, 0);
+	if (n < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)n != 2 * side.page_size)
+		return -EBADMSG;
+	side.txnid = mdbfile_txnid(meta, side.page_size);
+	if (!mdbfile_sane(meta, side.page_size, side.txnid))
+		return -EBADMSG;
+	if (fdatasync(fd) < 0)
+		return -errno;
+	side.meta = meta;
+	side.dev = st.st_dev;
+	side.ino = st.st_ino;
+	side.time_sec = (uint64_t)time(NULL);
+	return side_write(index_dir_fd, &side);
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Durability: operations now, disk later.
+ *
+ * A checkpoint makes one snapshot of the index safe against a power cut:
+ *  1. under the index's write lock: pin the newest snapshot, save its two
+ *     meta pages, take over the lists of changed and doomed packs;
+ *  2. sync those packs, the directories of new ones, and data.mdb;
+ *  3. write the side file index/ckpt (temporary, fsync, rename, fsync dir);
+ *  4. drop the pin before, free the packs that were doomed before 1.
+ * After a power cut the saved meta pages are written back and the index is
+ * that snapshot again: LMDB could not reuse any of its pages.
+ *
+ * An error in 2 or 3 leaves both pins, freezes the index (read-only until the
+ * next mount, which restores) and is kept as checkpoint_error().
+ *
+ * Triggers: 5 s after the first uncheckpointed commit, growth of the index,
+ * dirty pack bytes (checkpoint_due()), checkpoint_run() and close. One with
+ * nothing new to save does nothing.
+ */
+#ifndef STORE_CHECKPOINT_H
+#define STORE_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/base.h"
+#include "store/index.h"
+#include "store/pack.h"
+
+#define CHECKPOINT_INTERVAL_MS 5000
+#define CHECKPOINT_GROWTH_BYTES (16 * MIB)
+#define CHECKPOINT_DIRTY_BYTES (64 * MIB)
+
+/* What checkpoint_recover() found and did. */
+enum checkpoint_found {
+	CHECKPOINT_CREATED = 0,	   /* no index was there */
+	CHECKPOINT_CLEAN = 1,	   /* as the last daemon left it */
+	CHECKPOINT_RESTORED = 2,   /* put back to the last checkpoint */
+	CHECKPOINT_UNREADABLE = 3, /* index or side file cannot be used: the */
+				   /* caller sets it aside; nothing changed */
+};
+
+/*
+ * Look at the index directory before it is opened and, where its side file
+ * says so, restore it. @why gets a sentence for UNREADABLE and RESTORED.
+ *
+ * What is found          is
+ * no side file           CREATED if there is no data.mdb or an empty one: a
+ *                        side file of the empty index is written, so that a
+ *                        power cut before the first checkpoint is told from
+ *                        a side file that was lost; else UNREADABLE
+ * that of the empty one  CREATED; data.mdb holds nothing and is removed
+ * a snapshot             UNREADABLE if data.mdb is too short for it or not
+ *                        whole (audit.h); else CLEAN if it is marked so and
+ *                        the meta pages of data.mdb are still those it saved;
+ *                        else RESTORED
+ *
+ * What was done can be cut short and done again. A store that was copied is
+ * taken like the original: the audit tells whether the copy holds the
+ * snapshot, st_dev and st_ino in the side file decide nothing here.
+ *
+ * @rdonly:  change nothing. RESTORED then means "would be restored": the
+ *           index must not be opened as it is.
+ * Returns:  enum checkpoint_found, or -EIO, -EACCES, -ENOMEM, ...
+ */
+int checkpoint_recover(int index_dir_fd, bool rdonly, char *why,
+		       size_t why_size);
+
+/* Make a data.mdb that is not open (a compact copy in a directory of its own)
+ * an index that was closed cleanly: sync it and write its side file. */
+int checkpoint_seal(int index_dir_fd);
+
+struct checkpoint;
+
+/*
+ * @before:  called at the start of each checkpoint but the first, before the
+ *           pin, without locks: flushes what is kept in memory (uses of
+ *           entries). What it commits does not start the clock again.
+ * @index_dir_fd, @ix, @packs: borrowed, outlive us.
+ */
+struct checkpoint_config {
+	int index_dir_fd;
+	struct index *ix;
+	struct packs *packs;
+	struct notify before;
+	struct notify after; /* when one has ended well: room came back */
+	int interval_ms;     /* 0: CHECKPOINT_INTERVAL_MS */
+};
+
+/* Runs the first checkpoint (nothing may be committed between index_open()
+ * and its end), then starts the thread. */
+int checkpoint_start(const struct checkpoint_config *cfg,
+		     struct checkpoint **ret);
+
+/* Make everything committed before the call durable; waits. Callers that
+ * arrive together share one that begins after they came. Must not be called
+ * with a write transaction open.
+ * Returns 0, the error that froze the store, or -ENOMEM and the like: not
+ * done, the thread tries again. */
+int checkpoint_run(struct checkpoint *cp);
+
+/* The index changed: start the 5 s clock; at once if it has grown by its step
+ * (index_grown()). Wants to be index_open()'s @changed. Never blocks. */
+void checkpoint_changed(struct checkpoint *cp);
+/* A checkpoint is wanted now, by the thread. Never blocks. */
+void checkpoint_due(struct checkpoint *cp);
+
+/* 0, or the error that froze the store. */
+int checkpoint_error(struct checkpoint *cp);
+
+struct checkpoint_stat {
+	uint64_t count;
+	int64_t last_ns; /* CLOCK_REALTIME */
+	uint64_t txnid;
+};
+void checkpoint_stat(struct checkpoint *cp, struct checkpoint_stat *ret);
+
+/* Stop the thread; with @clean a last checkpoint that is marked clean (no
+ * writer may be left). Frees @cp in any case; NULL is fine. */
+int checkpoint_stop(struct checkpoint *cp, bool clean);
+
+#endif

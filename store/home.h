@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The directory of a store: is it ours, who holds it, what lies in it.
+ *
+ *	format		text: "pipcachefs store", "format 1", "id HEX"
+ *	lock		flock()ed by the one process that has the store open;
+ *			text: pid, "running" or "ending", a note
+ *	index/		see index.h, checkpoint.h
+ *	packs/		see pack.h
+ *	index.bad/, packs.bad/	set aside by home_set_aside()
+ *	control.sock	the daemon's
+ *
+ * Threads: home_reclaim() and home_bad_bytes() from any; the rest from the
+ * thread that opens and closes the store.
+ */
+#ifndef STORE_HOME_H
+#define STORE_HOME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define HOME_WAIT_ENDING_MS 10000
+/* One that was just unmounted may not have said so yet. */
+#define HOME_WAIT_RUNNING_MS 500
+
+struct home {
+	int dir_fd; /* all owned, -1 when not open */
+	int lock_fd;
+	int index_fd;
+	int packs_fd;
+};
+#define HOME_INIT                                                              \
+	{                                                                      \
+		.dir_fd = -1, .lock_fd = -1, .index_fd = -1, .packs_fd = -1    \
+	}
+
+/*
+ * Open the directory, take its lock, make what is missing.
+ * @create:  an absent or empty directory becomes a store.
+ * @note:    written to the lock file behind the pid, may be NULL.
+ * @why:     on failure, one line that names path and reason.
+ * Errors: see store_open(). On failure nothing was changed.
+ */
+int home_open(struct home *h, const char *path, bool create, const char *note,
+	      char *why, size_t why_size);
+void home_close(struct home *h); /* fine on HOME_INIT */
+void home_ending(struct home *h, const char *note);
+
+/* What is at @path? See store_probe(). */
+int home_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size);
+
+/* Put index/ and packs/ aside and begin with empty ones; what was set aside
+ * before is deleted. */
+int home_set_aside(struct home *h);
+uint64_t home_bad_bytes(struct home *h);
+/* Delete what was set aside; returns the bytes that came back. */
+uint64_t home_reclaim(struct home *h);
+
+/*
+ * Replace index/: make index.new/ (empty), fill it, put it in the place of
+ * index/ in one step (h->index_fd becomes @new_fd, taken over on success),
+ * delete what is in index.new/ then.
+ */
+int home_new_index(struct home *h, int *ret_fd);
+int home_swap_index(struct home *h, int new_fd);
+void home_drop_new_index(struct home *h);
+
+/* All that is in the store as du counts it: blocks on disk. */
+uint64_t home_disk_bytes(struct home *h);
+
+#endif

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A log of everything that a store does to its files, in the order in which
+ * it happens, with the bytes: what powerimage.h makes power cuts from. The
+ * process that writes it can be killed before, in the middle of or after any
+ * write, sync or rename; the next one goes on in the same log.
+ */
+#ifndef TESTS_POWERLOG_H
+#define TESTS_POWERLOG_H
+
+#include <libgen.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "iotap.h"
+
+enum powerlog_type {
+	/* a file or directory, by its inode number */
+	POWERLOG_WRITE, /* a: offset; bytes */
+	POWERLOG_SIZE,	/* a: the new one */
+	POWERLOG_SYNC,	/* a: number of the sync, which begins */
+	POWERLOG_SYNCED,
+	/* a directory; bytes are struct powerlog_names */
+	POWERLOG_CREATE, /* a: inode number of the file */
+	POWERLOG_UNLINK,
+	POWERLOG_RENAME,
+	POWERLOG_EXCHANGE,
+	/* what the store means by it */
+	POWERLOG_INTENT, /* a: transaction about to commit, b: its state */
+	POWERLOG_SAVED,	 /* a: transaction that was promised to be durable */
+	POWERLOG_OPENED, /* a: transaction recovered, b: its state */
+};
+
+struct powerlog_rec {
+	uint32_t type;
+	uint32_t pad;
+	uint64_t ino;
+	uint64_t a;
+	uint64_t b;
+	uint64_t len; /* of the bytes that follow */
+};
+
+struct powerlog_names {
+	char name[48];
+	char new_name[48];
+};
+
+enum powerlog_kill_how { KILL_BEFORE, KILL_AFTER, KILL_WITHIN, KILL_HOWS };
+
+struct powerlog_kill {
+	long calls; /* until the end, < 0: never */
+	enum powerlog_kill_how how;
+	enum iotap_op from; /* what counts, and all that follows it there */
+};
+
+static struct {
+	pthread_mutex_t lock; /* held over each change and its record */
+	int fd;
+	size_t root_len;
+	char root[PATH_MAX]; /* files elsewhere are not of interest */
+	struct powerlog_kill kill;
+	atomic_ullong syncs;
+	uint64_t index_dir;
+	uint64_t packs_dir;
+} powerlog = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1 };
+
+static inline void powerlog_append(const struct powerlog_rec *rec,
+				   const void *bytes)
+{
+	const struct iovec iov[2] = {
+		{ (void *)(uintptr_t)rec, sizeof(*rec) },
+		{ (void *)(uintptr_t)bytes, rec->len },
+	};
+
+	if (syscall(SYS_writev, powerlog.fd, iov, rec->len ? 2 : 1) !=
+	    (long)(sizeof(*rec) + rec->len))
+		abort();
+}
+
+/* From inside a write transaction, so that the order is that of commits. */
+static inline void powerlog_mark(enum powerlog_type type, uint64_t a,
+				 uint64_t b)
+{
+	struct powerlog_rec rec = { .type = type, .a = a, .b = b };
+
+	pthread_mutex_lock(&powerlog.lock);
+	powerlog_append(&rec, NULL);
+	pthread_mutex_unlock(&powerlog.lock);
+}
+
+/* The inode number of what is logged, 0 for all else. */
+static inline uint64_t powerlog_ino(int fd)
+{
+	char link[64];
+	char path[PATH_MAX];
+	struct stat st;
+	ssize_t n;
+
+	(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, path, sizeof(path) - 1);
+	if (n < 0 || (size_t)n < powerlog.root_len ||
+	    memcmp(path, powerlog.root, powerlog.root_len) != 0)
+		return 0;
+	path[n] = '\0';
+	if (strstr(path, "/lock.mdb") || fstat(fd, &st) < 0)
+		return 0;
+	return st.st_ino;
+}
+
+/* True when the end has come for @call, in @phase; counts. */
+static inline bool powerlog_end(const struct iotap_call *call,
+				enum iotap_phase phase)
+{
+	struct powerlog_kill *k = &powerlog.kill;
+	enum iotap_phase last =
+		k->how == KILL_AFTER ? IOTAP_DONE : IOTAP_BEFORE;
+
+	if (call->op < k->from || phase != last || k->calls < 0)
+		return false;
+	return k->calls-- == 0;
+}
+
+static inline void powerlog_die(void)
+{
+	(void)kill(getpid(), SIGKILL);
+	(void)pause();
+}
+
+/* Part of the write is done. */
+static inline void powerlog_torn_write(const struct iotap_call *call,
+				       uint64_t ino)
+{
+	struct powerlog_rec rec = { .type = POWERLOG_WRITE,
+				    .ino = ino,
+				    .a = (uint64_t)call->off,
+				    .len = call->len / 2 / 512 * 512 };
+
+	if (rec.len == 0)
+		return;
+	if (syscall(SYS_pwrite64, call->fd, call->buf, rec.len, call->off) !=
+	    (long)rec.len)
+		abort();
+	powerlog_append(&rec, call->buf);
+}
+
+static inline void powerlog_done(const struct iotap_call *call, uint64_t ino)
+{
+	static const enum powerlog_type type[] = {
+		[IOTAP_WRITE] = POWERLOG_WRITE,
+		[IOTAP_TRUNCATE] = POWERLOG_SIZE,
+		[IOTAP_CREATE] = POWERLOG_CREATE,
+		[IOTAP_UNLINK] = POWERLOG_UNLINK,
+		[IOTAP_RENAME] = POWERLOG_RENAME,
+		[IOTAP_EXCHANGE] = POWERLOG_EXCHANGE,
+	};
+	struct powerlog_rec rec = { .type = type[call->op], .ino = ino };
+	struct powerlog_names names;
+	const void *bytes = NULL;
+
+	if (call->op == IOTAP_WRITE) {
+		bytes = call->buf;
+		rec.len = call->len;
+	}
+	if (call->op == IOTAP_WRITE || call->op == IOTAP_TRUNCATE)
+		rec.a = (uint64_t)call->off;
+	if (iotap_on_name(call->op)) {
+		const char *slash = strrchr(call->name, '/');
+
+		memset(&names, 0, sizeof(names));
+		(void)snprintf(names.name, sizeof(names.name), "%s",
+			       slash ? slash + 1 : call->name);
+		if (call->new_name)
+			(void)snprintf(names.new_name, sizeof(names.new_name),
+				       "%s", call->new_name);
+		bytes = &names;
+		rec.len = sizeof(names);
+	}
+	if (call->op == IOTAP_CREATE)
+		rec.a = powerlog_ino(call->fd);
+	powerlog_append(&rec, bytes);
+}
+
+/* The directory a name is in: LMDB opens its file by a path. */
+static inline uint64_t powerlog_dir(const struct iotap_call *call)
+{
+	if (call->dir != AT_FDCWD)
+		return powerlog_ino(call->dir);
+	if (strncmp(call->name, powerlog.root, powerlog.root_len) != 0 ||
+	    strstr(call->name, "lock.mdb"))
+		return 0;
+	return powerlog.index_dir;
+}
+
+static inline void powerlog_sync(uint64_t ino, enum iotap_phase phase)
+{
+	static _Thread_local uint64_t mine;
+	struct powerlog_rec rec = { .ino = ino };
+
+	if (phase == IOTAP_BEFORE)
+		mine = ++powerlog.syncs;
+	rec.type = phase == IOTAP_BEFORE ? POWERLOG_SYNC : POWERLOG_SYNCED;
+	rec.a = mine;
+	powerlog_append(&rec, NULL);
+}
+
+static inline int powerlog_hook(const struct iotap_call *call,
+				enum iotap_phase phase)
+{
+	uint64_t ino = iotap_on_name(call->op) ? powerlog_dir(call)
+					       : powerlog_ino(call->fd);
+	bool sync = call->op == IOTAP_SYNC;
+
+	if (ino == 0)
+		return 0;
+	/* The lock is held from before a change until it is logged, but not
+	 * over a sync, which takes a while: others write meanwhile. */
+	if (phase == IOTAP_BEFORE || sync)
+		pthread_mutex_lock(&powerlog.lock);
+	if (phase == IOTAP_BEFORE && powerlog_end(call, phase)) {
+		if (powerlog.kill.how == KILL_WITHIN && call->op == IOTAP_WRITE)
+			powerlog_torn_write(call, ino);
+		powerlog_die();
+	}
+	if (sync)
+		powerlog_sync(ino, phase);
+	else if (phase == IOTAP_DONE)
+		powerlog_done(call, ino);
+	if (phase == IOTAP_DONE && powerlog_end(call, phase))
+		powerlog_die();
+	if (phase != IOTAP_BEFORE || sync)
+		pthread_mutex_unlock(&powerlog.lock);
+	if (phase == IOTAP_BEFORE && sync)
+		(void)usleep((useconds_t)(powerlog.syncs * 7919 % 2000));
+	return 0;
+}
+
+/* Log what this process does below @root from here on. */
+static inline void powerlog_start(const char *path, const char *root,
+				  struct powerlog_kill kill)
+{
+	char dir[PATH_MAX];
+	struct stat st;
+
+	powerlog.fd =
+		(int)syscall(SYS_openat, AT_FDCWD, path,
+			     O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (powerlog.fd < 0 || !realpath(root, powerlog.root))
+		abort();
+	powerlog.root_len = strlen(powerlog.root);
+	powerlog.kill = kill;
+	powerlog.syncs = (unsigned long long)getpid() << 32;
+	(void)snprintf(dir, sizeof(dir), "%s/index", root);
+	if (stat(dir, &st) < 0)
+		abort();
+	powerlog.index_dir = st.st_ino;
+	iotap_fake_sync = true;
+	iotap_hook = powerlog_hook;
+}
+
+#endif
