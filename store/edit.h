@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An edit: one write transaction on the tree, with all that has to happen
+ * around it.
+ *
+ *	cleanup_edit struct edit e = EDIT_INIT;
+ *	r = edit_begin(t, QUOTA_OTHER, &e);	room for it is reserved
+ *	... edit_dir(), edit_add_name(), edit_del_name(), edit_drop() ...
+ *	return edit_commit(&e);			or leave: it is undone
+ *
+ * The steps change inodes that the caller holds (times, link counts); the
+ * caller puts them with table_inode_put() before it commits. After the
+ * commit, packs that nobody names are given up and inodes that were closed
+ * meanwhile are removed.
+ *
+ * A caller must hold no node's lock that the removal of an inode could want:
+ * none is taken here.
+ */
+#ifndef STORE_EDIT_H
+#define STORE_EDIT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "store/entry.h"
+#include "store/index.h"
+#include "store/node.h"
+#include "store/pack.h"
+#include "store/quota.h"
+#include "store/record.h"
+#include "store/room.h"
+
+/* What every operation on the tree works with. All borrowed. */
+struct tree {
+	struct index *ix;
+	struct packs *packs;
+	struct nodes *nodes;
+	struct entries *entries;
+	struct room *room;
+	atomic_uint_fast64_t hits;
+	atomic_uint_fast64_t misses;
+	uint32_t view; /* of new inodes */
+};
+
+#define EDIT_DROPS_MAX 64 /* inodes that one edit can remove */
+
+struct edit {
+	struct tree *t; /* NULL: not begun, or over */
+	struct index_txn *txn;
+	int64_t now_ns;
+	uint64_t reserved;
+	unsigned misses;      /* bodies that got their name */
+	uint64_t freed_bytes; /* on disk, of what was dropped */
+	unsigned n_claims;
+	unsigned n_doomed;
+	struct {
+		struct node *nd;
+		uint64_t ino;
+		bool open;
+	} claims[EDIT_DROPS_MAX];
+	uint64_t doomed[EDIT_DROPS_MAX]; /* pack ids */
+};
+#define EDIT_INIT                                                              \
+	{                                                                      \
+		.t = NULL                                                      \
+	}
+
+int edit_begin(struct tree *t, enum quota_class class, struct edit *e);
+int edit_commit(struct edit *e);
+void edit_abort(struct edit *e); /* fine if it is over */
+#define cleanup_edit __attribute__((cleanup(edit_abort)))
+
+/* The directory @ino: -ESTALE gone, -ENOTDIR, -ENOENT removed but open. */
+int edit_dir(struct edit *e, uint64_t ino, struct inode *ret);
+
+/*
+ * Give @in the name @name in @dir (-EEXIST if taken): name, cookie, entry,
+ * times of @dir. Link counts are the caller's.
+ */
+int edit_add_name(struct edit *e, struct inode *dir, const char *name,
+		  struct inode *in);
+/* Take the name away again: the reverse. @de as table_dirent_get() gave it. */
+int edit_del_name(struct edit *e, struct inode *dir, const char *name,
+		  const struct dirent_rec *de, struct inode *in);
+
+/*
+ * @in has lost its last name: remove it, or make it an orphan if it is open.
+ * @idle_only: -EBUSY instead of an orphan; the edit must then be left.
+ */
+int edit_drop(struct edit *e, struct inode *in, bool idle_only);
+
+/* The pack is named no more: give it up after the commit. */
+void edit_doom(struct edit *e, uint64_t pack);
+
+/* Remove the orphan @ino unless it is open again. */
+int edit_reap(struct tree *t, uint64_t ino);
+
+#endif

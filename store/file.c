@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/file.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <syslog.h>
+
+#include "store/digest.h"
+#include "store/layout.h"
+#include "store/table.h"
+#include "store/tree.h"
+#include "store/unit.h"
+
+#define FILE_SUM_CHUNK (1 * MIB)
+
+enum quota_class file_class(const struct node *nd)
+{
+	switch ((enum layout_kind)nd->kind) {
+	case LAYOUT_HTTP:
+	case LAYOUT_TMP:
+		return QUOTA_HTTP;
+	case LAYOUT_WHEEL:
+		return QUOTA_WHEELS;
+	default:
+		return QUOTA_OTHER;
+	}
+}
+
+void file_set_verified(struct files *fs, uint64_t ino)
+{
+	LOCK_SCOPE(&fs->lock);
+	/* Out of memory: it is verified once more at its next open. */
+	(void)idset_add(&fs->verified, ino);
+}
+
+bool file_verified(struct files *fs, uint64_t ino)
+{
+	LOCK_SCOPE(&fs->lock);
+	return idset_has(&fs->verified, ino);
+}
+
+/* Let go of a node; the last one removes what became an orphan. */
+static void file_put(struct files *fs, struct node *nd)
+{
+	uint64_t ino = nd->ino;
+
+	if (node_put(nd))
+		(void)edit_reap(fs->t, ino);
+}
+
+int file_sum_pack(struct pack *pk, uint64_t size, uint64_t *ret)
+{
+	cleanup_free uint8_t *buf = malloc(FILE_SUM_CHUNK);
+	cleanup_digest struct digest *d = NULL;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	r = digest_new(&d);
+	if (r < 0)
+		return r;
+	(void)posix_fadvise(pack_fd(pk), 0, 0, POSIX_FADV_SEQUENTIAL);
+	for (uint64_t off = 0; off < size;) {
+		uint64_t left = size - off;
+		ssize_t n =
+			pack_read(pk, buf,
+				  left < FILE_SUM_CHUNK ? left : FILE_SUM_CHUNK,
+				  off);
+
+		if (n < 0)
+			return (int)n;
+		if (!n)
+			return -EBADMSG;
+		digest_update(d, buf, (size_t)n);
+		off += (uint64_t)n;
+	}
+	(void)posix_fadvise(pack_fd(pk), 0, 0, POSIX_FADV_NORMAL);
+	*ret = digest_value(d);
+	return 0;
+}
+
+/* Wrong bytes: the file is dropped with its unit, its open is a miss. */
+static int file_damaged(struct files *fs, const struct inode *in,
+			const char *why)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text),
+		 "inode %" PRIu64 " (pack %" PRIu64 ", %" PRIu64
+		 " bytes) is damaged: %s; dropped from the cache",
+		 in->ino, in->pack, in->size, why);
+	fs->report(fs->report_arg, LOG_ERR, text);
+	atomic_fetch_add(&fs->damaged, 1);
+	(void)unit_drop_file(fs->t, in->ino);
+	return -ENOENT;
+}
+
+/* The bytes of a small file, from the index into the node. */
+static int file_load_inline(struct files *fs, struct node *nd,
+			    const struct inode *in)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	cleanup_free uint8_t *buf = malloc(INDEX_VALUE_MAX);
+	struct record_key key = record_key_id(in->ino);
+	uint64_t sum;
+	ssize_t n;
+	int r = buf ? index_begin(fs->t->ix, false, &txn) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	n = index_get(txn, INDEX_INLINE, &key, buf, INDEX_VALUE_MAX);
+	if (n == -ENOENT || n == -EBADMSG ||
+	    (n >= 0 && (uint64_t)n != in->size + RECORD_INLINE_HEAD))
+		return -EBADMSG;
+	if (n < 0)
+		return (int)n;
+	r = record_u64_decode(buf, RECORD_INLINE_HEAD, &sum);
+	if (r < 0 || sum != digest_xxh3(buf + RECORD_INLINE_HEAD, in->size))
+		return -EBADMSG;
+	nd->inline_data = malloc(in->size ? in->size : 1);
+	if (!nd->inline_data)
+		return -ENOMEM;
+	memcpy(nd->inline_data, buf + RECORD_INLINE_HEAD, in->size);
+	return 0;
+}
+
+static int file_load_pack(struct files *fs, struct node *nd,
+			  const struct inode *in, bool verify)
+{
+	uint64_t size, disk, sum;
+	int r = pack_get(fs->t->packs, in->pack, &nd->pack);
+
+	if (r < 0)
+		return r == -ENOENT ? -EBADMSG : r;
+	r = pack_stat(nd->pack, &size, &disk);
+	if (r < 0)
+		return r;
+	if (size < in->size)
+		return -EBADMSG;
+	if (!verify || !(in->flags & INODE_SUMMED) ||
+	    file_verified(fs, in->ino))
+		return 0;
+	r = file_sum_pack(nd->pack, in->size, &sum);
+	if (r < 0)
+		return r;
+	if (sum != in->xxh3)
+		return -EBADMSG;
+	file_set_verified(fs, in->ino);
+	return 0;
+}
+
+static void file_unload(struct node *nd)
+{
+	pack_put(steal_ptr(nd->pack));
+	free(steal_ptr(nd->inline_data));
+	nd->loaded = false;
+}
+
+/* Fill the node from the index. @verify: the bytes will be wanted. */
+static int file_load(struct files *fs, struct node *nd, const struct inode *in,
+		     bool verify)
+{
+	int r = 0;
+
+	if (nd->loaded)
+		return 0;
+	if (in->flags & INODE_BAD)
+		return -ENOENT;
+	if (in->data == INODE_DATA_INLINE)
+		r = file_load_inline(fs, nd, in);
+	else if (in->data == INODE_DATA_PACK)
+		r = file_load_pack(fs, nd, in, verify);
+	if (r < 0) {
+		file_unload(nd);
+		if (r == -EBADMSG || r == -EIO)
+			return file_damaged(fs, in, strerror(-r));
+		return r;
+	}
+	nd->kind = in->kind;
+	nd->size = in->size;
+	nd->mtime_ns = in->mtime_ns;
+	nd->ctime_ns = in->ctime_ns;
+	nd->loaded = true;
+	return 0;
+}
+
+void file_settle(struct files *fs, struct node *nd, uint64_t reserved)
+{
+	uint64_t size, disk;
+
+	if (!nd->live) { /* it never came to the act */
+		room_settle(fs->t->room, reserved, 0);
+		return;
+	}
+	if (pack_stat(nd->pack, &size, &disk) < 0)
+		disk = nd->disk + reserved; /* the worst case stays charged */
+	if (disk >= nd->disk) {
+		room_settle(fs->t->room, reserved, disk - nd->disk);
+	} else {
+		room_settle(fs->t->room, reserved, 0);
+		room_credit(fs->t->room, nd->disk - disk);
+	}
+	nd->disk = disk;
+}
+
+/*
+ * Make the pack writable in place if no checkpoint can have named it. That
+ * must be asked inside the transaction that sets the flag: a checkpoint takes
+ * its snapshot under the same lock. Returns 1 if it is done, 0 if not.
+ */
+static int file_stage_in_place(struct files *fs, struct node *nd)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct inode in;
+	uint64_t size;
+	int r;
+
+	if (!nd->pack)
+		return 0;
+	r = edit_begin(fs->t, QUOTA_OTHER, &e);
+	if (r < 0)
+		return r;
+	if (!pack_fresh(nd->pack))
+		return 0;
+	r = table_inode_get(e.txn, nd->ino, &in);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	in.flags |= INODE_WRITERS;
+	in.flags &= ~(uint32_t)INODE_SUMMED;
+	r = table_inode_put(e.txn, &in);
+	if (r < 0)
+		return r;
+	r = edit_commit(&e);
+	if (r < 0)
+		return r;
+	r = pack_stat(nd->pack, &size, &nd->disk);
+	return r < 0 ? r : 1;
+}
+
+/* The bytes so far into the new pack @pk. */
+static int file_copy_bytes(struct files *fs, struct node *nd, struct pack *pk)
+{
+	uint64_t bytes = nd->size + FILE_SLACK_BYTES;
+	int r = room_reserve(fs->t->room, file_class(nd), bytes);
+	struct node copy = { .pack = pk, .live = true };
+
+	if (r < 0)
+		return r;
+	if (nd->pack)
+		r = pack_clone(nd->pack, pk, nd->size);
+	else if (nd->inline_data)
+		r = pack_write(pk, nd->inline_data, nd->size, 0);
+	file_settle(fs, &copy, bytes);
+	return r;
+}
+
+/* Point the inode at the new pack, flagged; give up where its bytes were. */
+static int file_switch_pack(struct files *fs, struct node *nd, uint64_t id)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct record_key key = record_key_id(nd->ino);
+	struct inode in;
+	int r = edit_begin(fs->t, QUOTA_OTHER, &e);
+
+	if (r < 0)
+		return r;
+	r = table_inode_get(e.txn, nd->ino, &in);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	if (in.data == INODE_DATA_PACK)
+		edit_doom(&e, in.pack);
+	if (in.data == INODE_DATA_INLINE) {
+		r = index_del(e.txn, INDEX_INLINE, &key);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+	in.data = INODE_DATA_PACK;
+	in.pack = id;
+	in.flags |= INODE_WRITERS;
+	in.flags &= ~(uint32_t)INODE_SUMMED;
+	r = table_inode_put(e.txn, &in);
+	if (r < 0)
+		return r;
+	return edit_commit(&e);
+}
+
+/* A new pack for the file, with its bytes if @keep. */
+static int file_stage_copy(struct files *fs, struct node *nd, bool keep)
+{
+	struct pack *pk;
+	uint64_t id, size;
+	int r = index_new_id(fs->t->ix, INDEX_ID_PACK, &id);
+
+	if (r < 0)
+		return r;
+	r = pack_create(fs->t->packs, id, &pk);
+	if (r < 0)
+		return r;
+	room_set_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
+	if (keep)
+		r = file_copy_bytes(fs, nd, pk);
+	if (r >= 0)
+		r = file_switch_pack(fs, nd, id);
+	if (r < 0) {
+		pack_put(pk);
+		pack_doom(fs->t->packs, id);
+		return r;
+	}
+	file_unload(nd);
+	nd->loaded = true;
+	nd->pack = pk;
+	nd->disk = 0;
+	if (pack_stat(pk, &size, &nd->disk) < 0)
+		nd->disk = 0;
+	if (!keep)
+		nd->size = 0;
+	return 0;
+}
+
+int file_stage(struct files *fs, struct node *nd, bool keep)
+{
+	int r;
+
+	if (nd->live)
+		return 0;
+	r = file_stage_in_place(fs, nd);
+	if (!r)
+		r = file_stage_copy(fs, nd, keep);
+	if (r < 0)
+		return r;
+	nd->live = true;
+	nd->alloc_end = nd->size;
+	nd->version++;
+	return 0;
+}
+
+int file_resize(struct files *fs, struct node *nd, uint64_t size)
+{
+	int r;
+
+	if (size > atomic_load(&fs->max_size))
+		return -EFBIG;
+	r = room_reserve(fs->t->room, QUOTA_SYSTEM, FILE_SLACK_BYTES);
+	if (r < 0)
+		return r;
+	r = pack_truncate(nd->pack, size);
+	file_settle(fs, nd, FILE_SLACK_BYTES);
+	if (r < 0)
+		return r;
+	nd->size = size;
+	if (nd->alloc_end > size)
+		nd->alloc_end = size;
+	nd->version++;
+	nd->mtime_ns = nd->ctime_ns = base_now_ns();
+	nd->mtime_dirty = true;
+	return 0;
+}
+
+/* Where the bytes of a closed file go: none, the index, or its pack. */
+static int file_settle_data(struct files *fs, struct edit *e, struct node *nd,
+			    struct inode *in)
+{
+	struct record_key key = record_key_id(nd->ino);
+	size_t max = index_leaf_max(fs->t->ix);
+	uint8_t buf[INDEX_VALUE_MAX];
+	ssize_t n;
+
+	if (nd->size && nd->size + RECORD_INLINE_HEAD > max)
+		return 0;
+	edit_doom(e, in->pack);
+	in->pack = 0;
+	in->alloc = 0;
+	in->data = INODE_DATA_NONE;
+	if (!nd->size)
+		return 0;
+
+	n = pack_read(nd->pack, buf + RECORD_INLINE_HEAD, nd->size, 0);
+	if (n < 0)
+		return (int)n;
+	if ((uint64_t)n != nd->size)
+		return -EIO;
+	record_u64_encode(digest_xxh3(buf + RECORD_INLINE_HEAD, nd->size), buf);
+	in->data = INODE_DATA_INLINE;
+	in->flags |= INODE_SUMMED;
+	return index_put(e->txn, INDEX_INLINE, &key, buf,
+			 RECORD_INLINE_HEAD + nd->size, false);
+}
+
+/* The transaction of a last writer's close. *@ret_pack: it keeps its pack. */
+static int file_commit_close(struct files *fs, struct node *nd, bool *ret_pack)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct inode in;
+	int r = edit_begin(fs->t, QUOTA_SYSTEM, &e);
+
+	if (r < 0)
+		return r;
+	r = table_inode_get(e.txn, nd->ino, &in);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	in.flags &= ~(uint32_t)INODE_WRITERS;
+	in.size = nd->size;
+	in.alloc = nd->disk;
+	if (nd->mtime_dirty)
+		in.mtime_ns = nd->mtime_ns;
+	if (nd->ctime_ns > in.ctime_ns)
+		in.ctime_ns = nd->ctime_ns;
+	r = file_settle_data(fs, &e, nd, &in);
+	if (r < 0)
+		return r;
+	r = table_inode_put(e.txn, &in);
+	if (r < 0)
+		return r;
+	r = edit_commit(&e);
+	if (r >= 0)
+		*ret_pack = in.data == INODE_DATA_PACK;
+	return r;
+}
+
+/* The index could not be told: keep the node, and try again later. */
+static void file_keep_stuck(struct files *fs, struct node *nd, int error)
+{
+	char text[128];
+
+	if (nd->stuck || !node_find(fs->t->nodes, nd->ino))
+		return;
+	nd->stuck = true;
+	snprintf(text, sizeof(text),
+		 "closing inode %" PRIu64 " after writing: %s", nd->ino,
+		 strerror(-error));
+	fs->report(fs->report_arg, LOG_ERR, text);
+	fs->closed(fs->closed_arg, nd->ino);
+}
+
+/* The last writer is gone: from live to closed. */
+static void file_finish(struct files *fs, struct node *nd)
+{
+	bool keeps_pack = false;
+	int r = pack_truncate(nd->pack, nd->size);
+
+	file_settle(fs, nd, 0);
+	if (r >= 0)
+		r = file_commit_close(fs, nd, &keeps_pack);
+	if (r < 0) {
+		file_keep_stuck(fs, nd, r);
+		return;
+	}
+	nd->live = false;
+	nd->mtime_dirty = false;
+	if (keeps_pack)
+		fs->closed(fs->closed_arg, nd->ino);
+	else
+		file_unload(nd);
+	if (nd->stuck) /* never the last use: the caller has one */
+		(void)node_put(nd);
+	nd->stuck = false;
+}
+
+/* Under the node's lock; @in is the inode as the index has it. */
+static int file_open_node(struct files *fs, struct node *nd, int flags,
+			  const struct inode *in)
+{
+	int r;
+
+	if (flags & FILE_DIRECTORY)
+		return S_ISDIR(in->mode) ? 0 : -ENOTDIR;
+	if (S_ISDIR(in->mode))
+		return -EISDIR;
+	if (!S_ISREG(in->mode))
+		return -ENXIO;
+	r = file_load(fs, nd, in, !(flags & FILE_TRUNCATE));
+	if (r < 0)
+		return r;
+	if (flags & FILE_TRUNCATE) {
+		r = file_stage(fs, nd, false);
+		if (r >= 0)
+			r = file_resize(fs, nd, 0);
+		if (r < 0)
+			return r;
+	}
+	if (flags & FILE_WRITE)
+		nd->writers++;
+	return 0;
+}
+
+int file_open(struct files *fs, uint64_t ino, int flags,
+	      struct store_file **ret)
+{
+	cleanup_free struct store_file *f = calloc(1, sizeof(*f));
+	struct inode in;
+	int r;
+
+	if (!f)
+		return -ENOMEM;
+	f->fs = fs;
+	f->writable = flags & FILE_WRITE;
+	f->dir = flags & FILE_DIRECTORY;
+	r = node_get(fs->t->nodes, ino, &f->nd);
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&f->nd->lock);
+	r = tree_get(fs->t, ino, &in);
+	if (r >= 0)
+		r = file_open_node(fs, f->nd, flags, &in);
+	if (r < 0 && f->nd->live && !f->nd->writers)
+		file_finish(fs, f->nd);
+	pthread_rwlock_unlock(&f->nd->lock);
+	if (r < 0) {
+		file_put(fs, f->nd);
+		return r;
+	}
+	if (!(flags & (FILE_QUIET | FILE_DIRECTORY))) {
+		bool hit = (in.flags & INODE_BODY) && !f->writable;
+
+		entry_touch(fs->t->entries, in.entry, hit);
+		atomic_fetch_add(&fs->t->hits, hit);
+	}
+	*ret = steal_ptr(f);
+	return 0;
+}
+
+void file_close(struct store_file *f)
+{
+	struct files *fs = f->fs;
+	struct node *nd = f->nd;
+	bool drop = false;
+
+	if (!f->dir) {
+		pthread_rwlock_wrlock(&nd->lock);
+		nd->writers -= f->writable;
+		if (!nd->writers && nd->live)
+			file_finish(fs, nd);
+		drop = !nd->writers && nd->bad;
+		pthread_rwlock_unlock(&nd->lock);
+	}
+	if (drop)
+		(void)unit_drop_file(fs->t, nd->ino);
+	file_put(fs, nd);
+	free(f);
+}
+
+/*
+ * The last writer's close, which no caller waits for, may have come between
+ * the reading of @in and here: a node that is not live tells nothing then, and
+ * @in is of before the close. So read it again while no close can happen.
+ */
+void file_overlay(struct files *fs, struct inode *in)
+{
+	struct node *nd = node_find(fs->t->nodes, in->ino);
+
+	if (nd)
+		pthread_rwlock_rdlock(&nd->lock);
+	(void)tree_get(fs->t, in->ino, in); /* if gone meanwhile: as it was */
+	if (!nd)
+		return;
+	if (nd->live) {
+		in->size = nd->size;
+		in->alloc = nd->disk;
+		if (nd->mtime_dirty)
+			in->mtime_ns = nd->mtime_ns;
+		if (nd->ctime_ns > in->ctime_ns)
+			in->ctime_ns = nd->ctime_ns;
+	}
+	pthread_rwlock_unlock(&nd->lock);
+	file_put(fs, nd);
+}
+
+void file_forget_mtime(struct files *fs, uint64_t ino)
+{
+	struct node *nd = node_find(fs->t->nodes, ino);
+
+	if (!nd)
+		return;
+	pthread_rwlock_wrlock(&nd->lock);
+	nd->mtime_dirty = false;
+	pthread_rwlock_unlock(&nd->lock);
+	file_put(fs, nd);
+}
+
+int file_truncate(struct files *fs, uint64_t ino, uint64_t size)
+{
+	struct store_file *f;
+	int r = file_open(fs, ino, FILE_WRITE | FILE_QUIET, &f);
+
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&f->nd->lock);
+	r = size > atomic_load(&fs->max_size) ? -EFBIG : 0;
+	if (r >= 0)
+		r = file_stage(fs, f->nd, size > 0);
+	if (r >= 0)
+		r = file_resize(fs, f->nd, size);
+	pthread_rwlock_unlock(&f->nd->lock);
+	file_close(f);
+	return r;
+}

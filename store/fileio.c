@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/fileio.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#define FILEIO_AHEAD_MAX (1 * MIB) /* preallocated ahead of an append */
+#define FILEIO_COPY_MAX (64 * MIB) /* per call: it holds the file's lock */
+
+int fileio_read_begin(struct store_file *f, uint64_t off, size_t len,
+		      struct fileio_read *ret)
+{
+	struct node *nd = f->nd;
+	struct fileio_read rd = { .pos = off };
+	int r = 0;
+
+	if (f->dir)
+		return -EISDIR;
+	pthread_rwlock_rdlock(&nd->lock);
+	if (off < nd->size)
+		rd.len = nd->size - off < len ? (size_t)(nd->size - off) : len;
+	if (rd.len && nd->pack) {
+		rd.pack = pack_ref(nd->pack);
+	} else if (rd.len && nd->inline_data) {
+		rd.mem = malloc(rd.len);
+		if (rd.mem)
+			memcpy(rd.mem, nd->inline_data + off, rd.len);
+		else
+			r = -ENOMEM;
+	}
+	pthread_rwlock_unlock(&nd->lock);
+	if (r < 0)
+		return r;
+	*ret = rd;
+	return 0;
+}
+
+void fileio_read_end(struct fileio_read *rd)
+{
+	pack_put(steal_ptr(rd->pack));
+	free(steal_ptr(rd->mem));
+}
+
+/*
+ * How far to preallocate for a write of @len bytes at @off: as much again as
+ * the file has when it grows at its end, so that appends in small pieces cost
+ * few calls and the file system's own speculation stays out of the way.
+ */
+static uint64_t fileio_ahead(const struct node *nd, uint64_t off, uint64_t len)
+{
+	uint64_t ahead = len;
+
+	if (off != nd->size || off + len <= nd->alloc_end)
+		return len;
+	if (ahead < nd->size)
+		ahead = nd->size;
+	if (ahead > FILEIO_AHEAD_MAX)
+		ahead = FILEIO_AHEAD_MAX;
+	return ahead < len ? len : ahead;
+}
+
+/* Preallocate, then write. */
+static int fileio_put(struct node *nd, uint64_t off, const void *buf,
+		      uint64_t len, uint64_t ahead)
+{
+	int r = 0;
+
+	if (off + len > nd->alloc_end)
+		r = pack_fallocate(nd->pack, FALLOC_FL_KEEP_SIZE, off, ahead);
+	if (r < 0 && r != -EOPNOTSUPP)
+		return r;
+	if (!r && off + ahead > nd->alloc_end && off <= nd->alloc_end)
+		nd->alloc_end = off + ahead;
+	return pack_write(nd->pack, buf, len, off);
+}
+
+/* The node's lock is held, @reserved bytes are charged. */
+static int fileio_write_locked(struct store_file *f, uint64_t off,
+			       const void *buf, uint64_t len, uint64_t ahead)
+{
+	struct node *nd = f->nd;
+	int r = file_stage(f->fs, nd, true);
+
+	if (r < 0)
+		return r;
+	r = fileio_put(nd, off, buf, len, ahead);
+	if (r < 0)
+		return r;
+	if (off + len > nd->size)
+		nd->size = off + len;
+	nd->version++;
+	nd->mtime_ns = nd->ctime_ns = base_now_ns();
+	nd->mtime_dirty = true;
+	return 0;
+}
+
+static int fileio_write_once(struct store_file *f, uint64_t off,
+			     const void *buf, uint64_t len)
+{
+	struct node *nd = f->nd;
+	uint64_t ahead, bound;
+	int r;
+
+	pthread_rwlock_rdlock(&nd->lock);
+	ahead = fileio_ahead(nd, off, len);
+	pthread_rwlock_unlock(&nd->lock);
+	bound = ahead + FILE_SLACK_BYTES;
+	r = room_reserve(f->fs->t->room, file_class(nd), bound);
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&nd->lock);
+	r = fileio_write_locked(f, off, buf, len, ahead);
+	file_settle(f->fs, nd, bound);
+	pthread_rwlock_unlock(&nd->lock);
+	return r;
+}
+
+int fileio_write(struct store_file *f, uint64_t off, const void *buf,
+		 size_t len, bool writeback)
+{
+	struct node *nd = f->nd;
+	int r;
+
+	if (!f->writable)
+		return -EBADF;
+	if (off > INT64_MAX || len > INT64_MAX - off ||
+	    off + len > atomic_load(&f->fs->max_size))
+		return -EFBIG;
+	if (!len)
+		return 0;
+	r = fileio_write_once(f, off, buf, len);
+	if (r == -ENOSPC && !room_disk_full(f->fs->t->room, len))
+		r = fileio_write_once(f, off, buf, len);
+	if (r < 0 && writeback) {
+		pthread_rwlock_wrlock(&nd->lock);
+		nd->bad = true;
+		pthread_rwlock_unlock(&nd->lock);
+	}
+	return r;
+}
+
+/* The modes that a linear pack can follow. */
+static bool fileio_mode_known(int mode)
+{
+	return mode == 0 || mode == FALLOC_FL_KEEP_SIZE ||
+	       mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) ||
+	       (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
+}
+
+int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
+{
+	struct node *nd = f->nd;
+	bool punch = mode & FALLOC_FL_PUNCH_HOLE;
+	uint64_t bound = (punch ? 0 : len) + FILE_SLACK_BYTES;
+	int r;
+
+	if (!f->writable)
+		return -EBADF;
+	if (!fileio_mode_known(mode))
+		return -EOPNOTSUPP;
+	if (!len || off > INT64_MAX || len > INT64_MAX - off)
+		return -EINVAL;
+	if (off + len > atomic_load(&f->fs->max_size))
+		return -EFBIG;
+	r = room_reserve(f->fs->t->room, file_class(nd), bound);
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&nd->lock);
+	r = file_stage(f->fs, nd, true);
+	if (r >= 0)
+		r = pack_fallocate(nd->pack, mode, off, len);
+	if (r >= 0) {
+		if (!(mode & FALLOC_FL_KEEP_SIZE) && off + len > nd->size)
+			nd->size = off + len;
+		if (punch && off < nd->alloc_end)
+			nd->alloc_end = off;
+		nd->version++;
+		nd->mtime_ns = nd->ctime_ns = base_now_ns();
+		nd->mtime_dirty = true;
+	}
+	file_settle(f->fs, nd, bound);
+	pthread_rwlock_unlock(&nd->lock);
+	return r;
+}
+
+off_t fileio_seek(struct store_file *f, off_t off, int whence)
+{
+	struct node *nd = f->nd;
+	off_t r = off;
+
+	pthread_rwlock_rdlock(&nd->lock);
+	if (off < 0 || (uint64_t)off >= nd->size)
+		r = -ENXIO;
+	else if (nd->pack)
+		r = lseek(pack_fd(nd->pack), off, whence);
+	else if (whence == SEEK_HOLE)
+		r = (off_t)nd->size;
+	if (r == -1)
+		r = -errno;
+	else if (r > (off_t)nd->size)
+		r = (off_t)nd->size;
+	pthread_rwlock_unlock(&nd->lock);
+	return r;
+}
+
+/* Inline bytes, or what the file system below cannot copy by itself. */
+static ssize_t fileio_copy_plain(struct store_file *to, uint64_t to_off,
+				 struct fileio_read *rd)
+{
+	cleanup_free uint8_t *buf = NULL;
+	size_t len = rd->len < FILEIO_AHEAD_MAX ? rd->len : FILEIO_AHEAD_MAX;
+	ssize_t n = (ssize_t)len;
+	int r;
+
+	if (!rd->mem) {
+		buf = malloc(len);
+		if (!buf)
+			return -ENOMEM;
+		n = pack_read(rd->pack, buf, len, rd->pos);
+		if (n <= 0)
+			return n;
+	}
+	r = fileio_write(to, to_off, rd->mem ? rd->mem : buf, (size_t)n, false);
+	return r < 0 ? r : n;
+}
+
+static ssize_t fileio_copy_packs(struct store_file *to, uint64_t to_off,
+				 struct fileio_read *rd)
+{
+	struct node *nd = to->nd;
+	uint64_t len = rd->len, bound = len + FILE_SLACK_BYTES;
+	ssize_t n = room_reserve(to->fs->t->room, file_class(nd), bound);
+
+	if (n < 0)
+		return n;
+	pthread_rwlock_wrlock(&nd->lock);
+	n = file_stage(to->fs, nd, true);
+	if (n >= 0)
+		n = pack_copy_range(rd->pack, rd->pos, nd->pack, to_off, len);
+	if (n > 0) {
+		if (to_off + (uint64_t)n > nd->size)
+			nd->size = to_off + (uint64_t)n;
+		nd->version++;
+		nd->mtime_ns = nd->ctime_ns = base_now_ns();
+		nd->mtime_dirty = true;
+	}
+	file_settle(to->fs, nd, bound);
+	pthread_rwlock_unlock(&nd->lock);
+	return n;
+}
+
+ssize_t fileio_copy(struct store_file *from, uint64_t from_off,
+		    struct store_file *to, uint64_t to_off, uint64_t len)
+{
+	struct fileio_read rd;
+	ssize_t n;
+	int r;
+
+	if (!to->writable)
+		return -EBADF;
+	if (len > FILEIO_COPY_MAX)
+		len = FILEIO_COPY_MAX;
+	if (to_off > INT64_MAX - len ||
+	    to_off + len > atomic_load(&to->fs->max_size))
+		return -EFBIG;
+	r = fileio_read_begin(from, from_off, len, &rd);
+	if (r < 0)
+		return r;
+	if (!rd.len) {
+		n = 0;
+	} else if (rd.mem) {
+		n = fileio_copy_plain(to, to_off, &rd);
+	} else {
+		n = fileio_copy_packs(to, to_off, &rd);
+		if (n == -EXDEV || n == -EOPNOTSUPP || n == -EINVAL)
+			n = fileio_copy_plain(to, to_off, &rd);
+	}
+	fileio_read_end(&rd);
+	return n;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a struct store is made of: shared by the files that make up the
+ * facade (facade.c operations, setup.c opening and closing, status.c figures
+ * and limits) and seen by nobody else.
+ */
+#ifndef STORE_PARTS_H
+#define STORE_PARTS_H
+
+#include "store/checkpoint.h"
+#include "store/edit.h"
+#include "store/evict.h"
+#include "store/file.h"
+#include "store/home.h"
+#include "store/ingest.h"
+#include "store/room.h"
+#include "store/store.h"
+
+struct store {
+	struct home home;
+	struct index *ix;
+	struct packs *packs;
+	struct nodes *nodes;
+	struct entries *entries;
+	struct room *room;
+	struct checkpoint *_Atomic cp; /* NULL until it runs */
+	struct tree tree;
+	struct files files; /* its report_arg is the store */
+	struct ingest *ingest;
+	struct evict *evict;
+
+	bool sync_strict;
+	int64_t since; /* unix seconds */
+	char note[64]; /* in the lock file */
+	void (*report)(void *arg, int priority, const char *text);
+	void *report_arg;
+};
+
+/* Set the room's marks. NULL fields of @text are: what the store recorded, or
+ * the default. With @keep they are: what is in force. */
+int store_apply_limits(struct store *st, const struct store_limits *text,
+		       bool keep, char *why, size_t why_size);
+
+#endif

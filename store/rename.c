@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/rename.h"
+
+#include <sys/stat.h>
+
+#include "store/table.h"
+#include "store/tree.h"
+
+/* A directory that moves no deeper than this may carry a cache with it. */
+#define RENAME_RESCAN_DEPTH 2
+
+/* One side of a rename. */
+struct rename_side {
+	const char *name;
+	struct inode *dir;
+	struct dirent_rec de;
+	struct inode in;
+	bool exists;
+};
+
+static int rename_load_side(struct edit *e, struct rename_side *side)
+{
+	int r = table_dirent_get(e->txn, side->dir->ino, side->name, &side->de);
+
+	if (r == -ENOENT)
+		return 0;
+	if (r >= 0)
+		r = table_inode_get(e->txn, side->de.ino, &side->in);
+	if (r < 0)
+		return r == -ENOENT ? -EBADMSG : r;
+	side->exists = true;
+	return 0;
+}
+
+/* -EINVAL if the directory @dir is @ino or lies below it. */
+static int rename_check_loop(struct edit *e, uint64_t ino, uint64_t dir)
+{
+	struct inode in;
+	int r;
+
+	for (; dir != RECORD_ROOT_INO; dir = in.parent) {
+		if (dir == ino)
+			return -EINVAL;
+		r = table_inode_get(e->txn, dir, &in);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * Files keep the entry they got from their path. A directory that moves near
+ * the root may carry a whole cache into or out of a layout: look again later.
+ */
+static int rename_note_move(struct edit *e, const struct rename_side *side)
+{
+	struct table_path path;
+	int r;
+
+	if (!side->exists || !S_ISDIR(side->in.mode))
+		return 0;
+	r = table_path(e->txn, side->dir->ino, &path);
+	if (r < 0)
+		return r;
+	if (path.n > RENAME_RESCAN_DEPTH)
+		return 0;
+	return table_meta_put(e->txn, TABLE_META_RESCAN, 1);
+}
+
+/* Take @side's name away; its directory's link count goes with it. */
+static int rename_detach_side(struct edit *e, struct rename_side *side)
+{
+	int r = edit_del_name(e, side->dir, side->name, &side->de, &side->in);
+
+	if (r < 0)
+		return r;
+	if (S_ISDIR(side->in.mode))
+		side->dir->nlink--;
+	return table_inode_put(e->txn, side->dir);
+}
+
+/* Give the inode of @from the name of @side. */
+static int rename_attach_side(struct edit *e, struct rename_side *side,
+			      struct inode *in)
+{
+	int r;
+
+	in->ctime_ns = e->now_ns;
+	r = edit_add_name(e, side->dir, side->name, in);
+	if (r < 0)
+		return r;
+	if (S_ISDIR(in->mode))
+		side->dir->nlink++;
+	r = table_inode_put(e->txn, in);
+	if (r < 0)
+		return r;
+	return table_inode_put(e->txn, side->dir);
+}
+
+static int rename_over(struct edit *e, struct rename_side *from,
+		       struct rename_side *to)
+{
+	int r;
+
+	if (to->exists) {
+		if (S_ISDIR(from->in.mode) && !S_ISDIR(to->in.mode))
+			return -ENOTDIR;
+		r = tree_removable(e, &to->in, S_ISDIR(from->in.mode));
+		if (r < 0)
+			return r;
+		r = edit_del_name(e, to->dir, to->name, &to->de, &to->in);
+		if (r < 0)
+			return r;
+		r = tree_lost_name(e, to->dir, &to->in);
+		if (r < 0)
+			return r;
+	}
+	r = rename_detach_side(e, from);
+	if (r < 0)
+		return r;
+	return rename_attach_side(e, to, &from->in);
+}
+
+static int rename_exchange(struct edit *e, struct rename_side *from,
+			   struct rename_side *to)
+{
+	int r;
+
+	if (!to->exists)
+		return -ENOENT;
+	if (S_ISDIR(to->in.mode)) {
+		r = rename_check_loop(e, to->in.ino, from->dir->ino);
+		if (r < 0)
+			return r;
+	}
+	r = rename_detach_side(e, from);
+	if (r < 0)
+		return r;
+	r = rename_detach_side(e, to);
+	if (r < 0)
+		return r;
+	r = rename_attach_side(e, to, &from->in);
+	if (r < 0)
+		return r;
+	return rename_attach_side(e, from, &to->in);
+}
+
+static int rename_sides(struct edit *e, struct rename_side *from,
+			struct rename_side *to, int flags)
+{
+	int r = rename_load_side(e, from);
+
+	if (r < 0)
+		return r;
+	if (!from->exists)
+		return -ENOENT;
+	r = rename_load_side(e, to);
+	if (r < 0)
+		return r;
+	if (to->exists && (flags & RENAME_NAMES_NOREPLACE))
+		return -EEXIST;
+	if (S_ISDIR(from->in.mode)) {
+		r = rename_check_loop(e, from->in.ino, to->dir->ino);
+		if (r < 0)
+			return r;
+	}
+	r = rename_note_move(e, from);
+	if (r >= 0)
+		r = rename_note_move(e, to);
+	if (r < 0)
+		return r;
+	if (to->exists && to->in.ino == from->in.ino)
+		return 0;
+	if (flags & RENAME_NAMES_EXCHANGE)
+		return rename_exchange(e, from, to);
+	return rename_over(e, from, to);
+}
+
+int rename_names(struct tree *t, struct rename_at from, struct rename_at to,
+		 int flags)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct inode dirs[2];
+	struct rename_side a = { .name = from.name, .dir = &dirs[0] };
+	struct rename_side b = { .name = to.name, .dir = &dirs[0] };
+	int r = tree_check_name(from.name);
+
+	if (r >= 0)
+		r = tree_check_name(to.name);
+	if (r < 0)
+		return r;
+	r = tree_begin(t, to.parent, &e);
+	if (r < 0)
+		return r;
+	r = edit_dir(&e, from.parent, &dirs[0]);
+	if (r < 0)
+		return r;
+	if (from.parent != to.parent) {
+		b.dir = &dirs[1];
+		r = edit_dir(&e, to.parent, &dirs[1]);
+		if (r < 0)
+			return r;
+	}
+	r = rename_sides(&e, &a, &b, flags);
+	if (r < 0)
+		return r;
+	return edit_commit(&e);
+}

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <syslog.h>
+
+#include "store/layout.h"
+#include "store/parts.h"
+#include "store/sweep.h"
+#include "store/tree.h"
+
+/* Directories and small files of the store beside packs/: a fixed charge. */
+#define SETUP_FIXED_BYTES (256 * KIB)
+#define SETUP_COMPACT_BYTES (16 * MIB) /* smaller indexes stay as they are */
+
+static void setup_report(void *arg, int priority, const char *text)
+{
+	struct store *st = arg;
+
+	if (st->report)
+		st->report(st->report_arg, priority, text);
+}
+
+static int64_t setup_disk_free(void *arg)
+{
+	const struct store *st = arg;
+	struct statvfs vfs;
+
+	if (fstatvfs(st->home.dir_fd, &vfs) < 0)
+		return -errno;
+	return (int64_t)(vfs.f_bavail * vfs.f_frsize);
+}
+
+static void setup_credit(void *arg, uint64_t bytes)
+{
+	struct store *st = arg;
+
+	room_credit(st->room, bytes);
+}
+
+static void setup_changed(void *arg)
+{
+	struct store *st = arg;
+	struct checkpoint *cp = atomic_load(&st->cp);
+
+	if (cp)
+		checkpoint_changed(cp);
+}
+
+/* Many dirty bytes, or many uses in memory. */
+static void setup_due(void *arg)
+{
+	struct store *st = arg;
+	struct checkpoint *cp = atomic_load(&st->cp);
+
+	if (cp)
+		checkpoint_due(cp);
+}
+
+static void setup_before_checkpoint(void *arg)
+{
+	struct store *st = arg;
+
+	(void)entry_flush(st->entries, st->ix); /* recency is all it costs */
+}
+
+static void setup_after_checkpoint(void *arg)
+{
+	struct store *st = arg;
+
+	room_set_part(st->room, ROOM_INDEX, index_disk_bytes(st->ix));
+	room_set_part(st->room, ROOM_DIRS, packs_dir_bytes(st->packs));
+}
+
+static void setup_closed(void *arg, uint64_t ino)
+{
+	struct store *st = arg;
+
+	if (st->ingest)
+		ingest_add(st->ingest, ino);
+}
+
+static uint64_t setup_reclaim(void *arg)
+{
+	struct store *st = arg;
+	uint64_t bytes = home_reclaim(&st->home);
+
+	room_credit(st->room, bytes);
+	return bytes;
+}
+
+static int setup_index(struct store *st, int found, char *why, size_t why_size)
+{
+	struct notify changed = { .fn = setup_changed, .arg = st };
+	char path[64];
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", st->home.index_fd);
+	r = index_open(path, found == CHECKPOINT_RESTORED ? INDEX_RESTORED : 0,
+		       CHECKPOINT_GROWTH_BYTES, changed, &st->ix);
+	if (r < 0)
+		snprintf(why, why_size, "opening the index: %s", strerror(-r));
+	return r;
+}
+
+/* Recover the index; one that is of no use is set aside. Returns what was
+ * found, or an error. */
+static int setup_recover(struct store *st, char *why, size_t why_size)
+{
+	char text[320], reason[200] = "";
+	int found = checkpoint_recover(st->home.index_fd, false, reason,
+				       sizeof(reason));
+	int r;
+
+	if (found < 0) {
+		snprintf(why, why_size, "reading the index: %s",
+			 *reason ? reason : strerror(-found));
+		return found;
+	}
+	if (found == CHECKPOINT_RESTORED) {
+		snprintf(
+			text, sizeof(text),
+			"the store was not closed: back at its last checkpoint (%s)",
+			reason);
+		setup_report(st, LOG_NOTICE, text);
+	}
+	if (found != CHECKPOINT_UNREADABLE)
+		return found;
+	r = home_set_aside(&st->home);
+	if (r < 0) {
+		snprintf(why, why_size, "setting the damaged index aside: %s",
+			 strerror(-r));
+		return r;
+	}
+	snprintf(
+		text, sizeof(text),
+		"the index is unreadable (%s): set aside as index.bad, its packs as packs.bad; the cache starts empty",
+		reason);
+	setup_report(st, LOG_ERR, text);
+	return CHECKPOINT_CREATED;
+}
+
+static int setup_parts(struct store *st)
+{
+	struct packs_config pc = {
+		.dir_fd = st->home.packs_fd,
+		.dirty_bytes = CHECKPOINT_DIRTY_BYTES,
+		.due = { .fn = setup_due, .arg = st },
+		.credit = setup_credit,
+		.credit_arg = st,
+	};
+	struct room_disk disk = { .free_bytes = setup_disk_free, .arg = st };
+	struct notify due = { .fn = setup_due, .arg = st };
+	int r = packs_open(&pc, &st->packs);
+
+	if (r >= 0)
+		r = room_new(disk, &st->room);
+	if (r >= 0)
+		r = nodes_new(&st->nodes);
+	if (r >= 0)
+		r = entries_new(due, &st->entries);
+	if (r < 0)
+		return r;
+	st->tree = (struct tree){ .ix = st->ix,
+				  .packs = st->packs,
+				  .nodes = st->nodes,
+				  .entries = st->entries,
+				  .room = st->room };
+	st->files.t = &st->tree;
+	st->files.closed = setup_closed;
+	st->files.closed_arg = st;
+	st->files.report = setup_report;
+	st->files.report_arg = st;
+	pthread_mutex_init(&st->files.lock, NULL);
+	return 0;
+}
+
+/* A compact copy of the index, with the side file of one that was closed. */
+static int setup_copy_index(struct store *st, int new_fd)
+{
+	char path[64];
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", new_fd);
+	r = index_copy_compact(st->ix, path);
+	return r < 0 ? r : checkpoint_seal(new_fd);
+}
+
+/* An index that is mostly free pages is replaced by a compact copy. What
+ * fails leaves the old one in place. */
+static int setup_compact(struct store *st, char *why, size_t why_size)
+{
+	struct index_stat is;
+	uint64_t bytes;
+	int new_fd = -1, r = index_stat(st->ix, &is);
+
+	if (r < 0 || is.free_pages * 2 <= is.file_pages ||
+	    is.file_pages * is.page_size <= SETUP_COMPACT_BYTES)
+		return 0;
+	bytes = (is.file_pages - is.free_pages) * is.page_size + MIB;
+	if (room_reserve(st->room, QUOTA_SYSTEM, bytes) < 0)
+		return 0;
+	r = home_new_index(&st->home, &new_fd);
+	if (r >= 0)
+		r = setup_copy_index(st, new_fd);
+	if (r >= 0) {
+		index_close(steal_ptr(st->ix));
+		r = home_swap_index(&st->home, new_fd);
+		if (r < 0)
+			base_closep(&new_fd);
+		r = setup_index(st, CHECKPOINT_CLEAN, why, why_size);
+		st->tree.ix = st->ix;
+	} else {
+		base_closep(&new_fd);
+		r = 0;
+	}
+	home_drop_new_index(&st->home);
+	room_settle(st->room, bytes, 0);
+	return r;
+}
+
+/* Charge what is there, then run the first checkpoint. */
+static int setup_start(struct store *st, int found, struct sweep_result *res,
+		       char *why, size_t why_size)
+{
+	struct checkpoint_config cc = {
+		.packs = st->packs,
+		.before = { .fn = setup_before_checkpoint, .arg = st },
+		.after = { .fn = setup_after_checkpoint, .arg = st },
+	};
+	struct checkpoint *cp = NULL;
+	int r = sweep_packs(&st->tree, res);
+
+	if (r < 0)
+		return r;
+	room_settle(st->room, 0,
+		    SETUP_FIXED_BYTES + res->pack_bytes +
+			    home_bad_bytes(&st->home));
+	setup_after_checkpoint(st);
+	if (found == CHECKPOINT_CLEAN) {
+		r = setup_compact(st, why, why_size);
+		if (r < 0)
+			return r;
+		setup_after_checkpoint(st);
+	}
+	cc.index_dir_fd = st->home.index_fd;
+	cc.ix = st->ix;
+	r = checkpoint_start(&cc, &cp);
+	atomic_store(&st->cp, cp);
+	return r;
+}
+
+static int setup_root(struct store *st, const struct store_config *cfg)
+{
+	struct inode root;
+	int r = tree_get(&st->tree, STORE_ROOT_INO, &root);
+
+	return r == -ESTALE ? tree_create_root(&st->tree, cfg->root_uid,
+					       cfg->root_gid)
+			    : r;
+}
+
+static int setup_threads(struct store *st, const struct store_config *cfg)
+{
+	struct evict_config ec = {
+		.t = &st->tree,
+		.cp = st->cp,
+		.grace_sec = cfg->limits.grace_sec < 0 ? LAYOUT_GRACE_SEC
+						       : cfg->limits.grace_sec,
+		.reclaim = setup_reclaim,
+		.reclaim_arg = st,
+	};
+	int r = ingest_start(&st->files, &st->ingest);
+
+	return r < 0 ? r : evict_start(&ec, &st->evict);
+}
+
+static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
+{
+	char text[160];
+
+	if (res->dropped) {
+		snprintf(
+			text, sizeof(text),
+			"%" PRIu64
+			" files were being written at the last checkpoint: dropped",
+			res->dropped);
+		setup_report(st, LOG_NOTICE, text);
+	}
+	if (res->unreadable) {
+		snprintf(
+			text, sizeof(text),
+			"%" PRIu64
+			" inode records are damaged: their files are lost, their packs are kept",
+			res->unreadable);
+		setup_report(st, LOG_ERR, text);
+	}
+}
+
+static int setup_store(struct store *st, const struct store_config *cfg,
+		       char *why, size_t why_size)
+{
+	struct sweep_result res = { 0 };
+	int found = setup_recover(st, why, why_size), r;
+
+	if (found < 0)
+		return found;
+	r = setup_index(st, found, why, why_size);
+	if (r < 0)
+		return r;
+	r = setup_parts(st);
+	if (r >= 0) {
+		*why = '\0';
+		r = store_apply_limits(st, &cfg->limits, false, why, why_size);
+	}
+	if (r < 0 && *why)
+		return r;
+	if (r >= 0)
+		r = setup_start(st, found, &res, why, why_size);
+	if (r >= 0)
+		r = setup_root(st, cfg);
+	if (r >= 0)
+		r = setup_threads(st, cfg);
+	if (r >= 0)
+		r = sweep_inodes(&st->tree, found == CHECKPOINT_RESTORED,
+				 setup_closed, st, &res);
+	if (r < 0)
+		snprintf(why, why_size, "opening the store: %s", strerror(-r));
+	else
+		setup_tell_sweep(st, &res);
+	return r;
+}
+
+/* Whatever of it is there; the index stays unclean unless @clean. */
+static int setup_close(struct store *st, bool clean)
+{
+	struct checkpoint *cp;
+	int r;
+
+	evict_stop(st->evict);
+	ingest_stop(st->ingest);
+	cp = atomic_load(&st->cp);
+	r = checkpoint_stop(cp, clean && !nodes_count(st->nodes));
+	nodes_free(st->nodes);
+	packs_close(st->packs);
+	index_close(st->ix);
+	entries_free(st->entries);
+	room_free(st->room);
+	idset_release(&st->files.verified);
+	home_close(&st->home);
+	free(st);
+	return r;
+}
+
+int store_open(const struct store_config *cfg, struct store **ret, char *why,
+	       size_t why_size)
+{
+	struct store *st = calloc(1, sizeof(*st));
+	int r;
+
+	if (!st) {
+		snprintf(why, why_size, "opening %s: out of memory", cfg->path);
+		return -ENOMEM;
+	}
+	st->home = (struct home)HOME_INIT;
+	st->sync_strict = cfg->sync_strict;
+	st->report = cfg->report;
+	st->report_arg = cfg->report_arg;
+	st->since = base_now_ns() / NSEC_PER_SEC;
+	snprintf(st->note, sizeof(st->note), "%s",
+		 cfg->owner_note ? cfg->owner_note : "");
+	r = home_open(&st->home, cfg->path, cfg->flags & STORE_OPEN_CREATE,
+		      st->note, why, why_size);
+	if (r < 0) {
+		free(st);
+		return r;
+	}
+	r = setup_store(st, cfg, why, why_size);
+	if (r < 0) {
+		(void)setup_close(st, false);
+		return r;
+	}
+	*ret = st;
+	return 0;
+}
+
+void store_ending(struct store *st)
+{
+	home_ending(&st->home, st->note);
+}
+
+int store_close(struct store *st)
+{
+	store_ending(st);
+	return setup_close(st, true);
+}
+
+int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
+{
+	return home_probe(path, ret_pid, why, why_size);
+}

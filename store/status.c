@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "store/layout.h"
+#include "store/parts.h"
+#include "store/table.h"
+#include "store/unit.h"
+
+#define STATUS_BLOCK 4096 /* f_bsize of statfs: a unit, not a page */
+#define STATUS_CHUNK 1024 /* inodes looked at in one read transaction */
+/* The index may grow by this share of the limit between two checkpoints. */
+#define STATUS_GROWTH_SHARE 32
+/* The smallest limit must hold this many of the largest transactions. */
+#define STATUS_TXNS_MIN 32
+#define STATUS_FILES_PER_GIB (UINT64_C(1) << 16) /* of statfs: no real bound */
+
+/* One of the limits as text, or a default. */
+static int status_parse(const char *what, const char *text, uint64_t whole,
+			uint64_t *value, char *why, size_t why_size)
+{
+	int r;
+
+	if (!text)
+		return 0;
+	r = quota_parse_size(text, whole, value);
+	if (r < 0)
+		snprintf(why, why_size,
+			 "%s=%s is not a size: write 512M, 5G or 10%%", what,
+			 text);
+	return r;
+}
+
+static int status_recorded_limit(struct store *st, uint64_t *ret)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	int r = index_begin(st->ix, false, &txn);
+
+	return r < 0 ? r : table_meta_get(txn, TABLE_META_LIMIT, ret);
+}
+
+/* What is in force when nothing is said. low 0: the default share. */
+static void status_default_limits(struct store *st, uint64_t disk, bool keep,
+				  struct quota *q)
+{
+	struct room_stat rs;
+
+	if (keep) {
+		room_stat(st->room, &rs);
+		*q = rs.quota;
+		return;
+	}
+	*q = (struct quota){ .min_free = disk / 100 *
+					 QUOTA_DEFAULT_MIN_FREE_PERCENT };
+	if (status_recorded_limit(st, &q->limit) >= 0)
+		return;
+	q->limit = disk / 100 * QUOTA_DEFAULT_DISK_PERCENT;
+	if (q->limit > QUOTA_DEFAULT_MAX)
+		q->limit = QUOTA_DEFAULT_MAX;
+}
+
+int store_apply_limits(struct store *st, const struct store_limits *text,
+		       bool keep, char *why, size_t why_size)
+{
+	struct statvfs vfs;
+	struct quota q;
+	uint64_t disk, least, growth;
+	int r;
+
+	if (fstatvfs(st->home.dir_fd, &vfs) < 0)
+		return -errno;
+	disk = vfs.f_blocks * vfs.f_frsize;
+	status_default_limits(st, disk, keep, &q);
+	r = status_parse("limit", text->limit, disk, &q.limit, why, why_size);
+	if (r < 0)
+		return r;
+	least = index_txn_bound(st->ix) * STATUS_TXNS_MIN;
+	if (least < QUOTA_LIMIT_MIN)
+		least = QUOTA_LIMIT_MIN;
+	if (!text->limit && q.limit < least)
+		q.limit = least;
+	if (q.limit < least) {
+		snprintf(why, why_size,
+			 "limit=%s is too small: at least %" PRIu64 "M",
+			 text->limit, least / MIB);
+		return -EINVAL;
+	}
+	if (text->limit && !text->low)
+		q.low = 0;
+	r = status_parse("low", text->low, q.limit, &q.low, why, why_size);
+	if (r >= 0)
+		r = status_parse("min_free", text->min_free, disk, &q.min_free,
+				 why, why_size);
+	if (r < 0)
+		return r;
+	room_set_limit(st->room, q.limit, q.low, q.min_free);
+	growth = q.limit / STATUS_GROWTH_SHARE;
+	index_set_growth(st->ix, growth < CHECKPOINT_GROWTH_BYTES
+					 ? growth
+					 : CHECKPOINT_GROWTH_BYTES);
+	atomic_store(&st->files.max_size, q.limit > STORE_FILE_MIN_MAX
+						  ? q.limit
+						  : STORE_FILE_MIN_MAX);
+	return 0;
+}
+
+static int status_record_limit(struct store *st)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct room_stat rs;
+	int r = edit_begin(&st->tree, QUOTA_SYSTEM, &e);
+
+	if (r < 0)
+		return r;
+	room_stat(st->room, &rs);
+	r = table_meta_put(e.txn, TABLE_META_LIMIT, rs.quota.limit);
+	return r < 0 ? r : edit_commit(&e);
+}
+
+int store_set_limits(struct store *st, const struct store_limits *limits,
+		     char *why, size_t why_size)
+{
+	int r;
+
+	*why = '\0';
+	r = store_apply_limits(st, limits, true, why, why_size);
+	if (r >= 0 && limits->grace_sec >= 0)
+		evict_set_grace(st->evict, limits->grace_sec);
+	if (r >= 0 && limits->limit)
+		r = status_record_limit(st);
+	if (r < 0 && !*why)
+		snprintf(why, why_size, "setting the limit: %s", strerror(-r));
+	return r;
+}
+
+int store_statfs(struct store *st, struct statvfs *ret)
+{
+	struct room_stat rs;
+	uint64_t room, files;
+
+	room_stat(st->room, &rs);
+	room = rs.quota.limit > rs.quota.charged
+		       ? rs.quota.limit - rs.quota.charged
+		       : 0;
+	if (rs.disk_full)
+		room = 0;
+	else if (room > rs.quota.disk_free - rs.quota.min_free)
+		room = rs.quota.disk_free - rs.quota.min_free;
+	files = (rs.quota.limit / GIB + 1) * STATUS_FILES_PER_GIB;
+	*ret = (struct statvfs){
+		.f_bsize = STATUS_BLOCK,
+		.f_frsize = STATUS_BLOCK,
+		.f_blocks = rs.quota.limit / STATUS_BLOCK,
+		.f_bfree = room / STATUS_BLOCK,
+		.f_bavail = room / STATUS_BLOCK,
+		.f_files = files,
+		.f_ffree = files,
+		.f_favail = files,
+		.f_namemax = STORE_NAME_MAX,
+	};
+	return 0;
+}
+
+/* Adds up the inodes from *@at on; returns how many were seen, 0 at the end. */
+static int status_add_inodes(struct store *st, uint64_t *at,
+			     struct store_status *ret)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
+	struct record_key from = record_key_id(*at), key;
+	uint8_t buf[RECORD_INODE_SIZE];
+	uint64_t *const used[LAYOUT_KINDS] = {
+		[LAYOUT_OTHER] = &ret->used_other,
+		[LAYOUT_HTTP] = &ret->used_http,
+		[LAYOUT_WHEEL] = &ret->used_wheels,
+		[LAYOUT_SELFCHECK] = &ret->used_selfcheck,
+		[LAYOUT_TMP] = &ret->used_http,
+	};
+	struct inode in;
+	size_t len;
+	int n = 0, r = index_begin(st->ix, false, &txn);
+
+	if (r >= 0)
+		r = index_iter(txn, INDEX_INODE, &from, 0, &it);
+	while (r >= 0 && n < STATUS_CHUNK &&
+	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) != 0) {
+		n++;
+		if (record_key_get(&key, 0, at) < 0)
+			return -EBADMSG;
+		if (r == -EBADMSG)
+			r = 0; /* counted as damaged when it is opened */
+		if (r <= 0 || record_inode_decode(*at, buf, len, &in) < 0 ||
+		    !S_ISREG(in.mode))
+			continue;
+		ret->files++;
+		if (in.kind < LAYOUT_KINDS)
+			*used[in.kind] += in.alloc;
+	}
+	*at += 1;
+	return r < 0 ? r : n;
+}
+
+static void status_reason(struct store *st, const struct room_stat *rs,
+			  struct store_status *ret)
+{
+	int error = checkpoint_error(st->cp);
+
+	if (index_frozen(st->ix)) {
+		ret->state = STORE_READ_ONLY;
+		snprintf(
+			ret->reason, sizeof(ret->reason),
+			"writing to the disk failed (%s): hits are served, nothing is stored until the next mount",
+			strerror(error ? -error : EIO));
+	} else if (rs->disk_full) {
+		ret->state = STORE_DISK_FULL;
+		snprintf(
+			ret->reason, sizeof(ret->reason),
+			"less than min_free is left on the disk below: hits are served, nothing is stored");
+	} else if (rs->exhausted) {
+		snprintf(
+			ret->reason, sizeof(ret->reason),
+			"full: nothing more may be evicted now (within grace, open, or of no layout known to be safe)");
+	}
+}
+
+int store_status(struct store *st, struct store_status *ret)
+{
+	struct store_status s = { .state = STORE_OK, .since = st->since };
+	struct checkpoint_stat cs;
+	struct index_stat is;
+	struct evict_stat es;
+	struct room_stat rs;
+	uint64_t at = 0;
+	int r = index_stat(st->ix, &is);
+
+	if (r < 0)
+		return r;
+	while ((r = status_add_inodes(st, &at, &s)) > 0)
+		;
+	if (r < 0)
+		return r;
+	room_stat(st->room, &rs);
+	evict_stat(st->evict, &es);
+	checkpoint_stat(st->cp, &cs);
+	s.limit = rs.quota.limit;
+	s.low = rs.quota.low;
+	s.min_free = rs.quota.min_free;
+	s.disk_free = rs.quota.disk_free;
+	s.used = home_disk_bytes(&st->home);
+	s.charged = rs.quota.charged;
+	s.excess = quota_excess(&rs.quota);
+	s.grace_sec = es.grace_sec;
+	s.used_index = index_disk_bytes(st->ix);
+	s.used_freed = packs_doomed_bytes(st->packs);
+	s.entries = is.entries[INDEX_ENTRY];
+	s.open_files = nodes_count(st->nodes);
+	s.unsummed = ingest_pending(st->ingest);
+	s.hits = atomic_load(&st->tree.hits);
+	s.misses = atomic_load(&st->tree.misses);
+	s.evictions = es.evictions;
+	s.evicted_bytes = es.evicted_bytes;
+	s.damaged = atomic_load(&st->files.damaged);
+	s.reaped = es.reaped;
+	s.checkpoints = cs.count;
+	s.last_checkpoint = cs.last_ns / NSEC_PER_SEC;
+	status_reason(st, &rs, &s);
+	*ret = s;
+	return 0;
+}
+
+int store_prune(struct store *st, const struct store_prune *how,
+		struct store_pruned *ret)
+{
+	struct evict_how eh = { .bytes = UINT64_MAX,
+				.older_than_ns = INT64_MAX,
+				.no_grace = how->no_grace,
+				.dry_run = how->dry_run };
+	struct evict_result res;
+	struct room_stat rs;
+	int r;
+
+	room_stat(st->room, &rs);
+	if (how->to_bytes)
+		eh.bytes = rs.quota.charged > how->to_bytes
+				   ? rs.quota.charged - how->to_bytes
+				   : 0;
+	if (how->older_than_sec >= 0)
+		eh.older_than_ns =
+			base_now_ns() - how->older_than_sec * NSEC_PER_SEC;
+	r = evict_pass(st->evict, &eh, &res);
+	if (r >= 0 && !how->dry_run)
+		r = unit_prune_empty(&st->tree, INT64_MAX);
+	ret->units = res.units;
+	ret->bytes = res.bytes;
+	return r;
+}

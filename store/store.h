@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The store: a POSIX tree of names and files under a hard size limit, in a
+ * directory of an ordinary file system. The facade and only public header of
+ * store/; it knows nothing of FUSE.
+ *
+ *	store_open()		after any fork
+ *	store_lookup(), store_create(), store_file_read(), ...
+ *	store_close()		no file is open any more
+ *
+ * Inode numbers are never reused; STORE_ROOT_INO is the root. An inode that is
+ * gone (evicted, or unlinked and closed) is -ESTALE. Names are bytes, 1..255,
+ * without '/'.
+ *
+ * All calls return 0 (or a count) or a negative errno:
+ *   -ENOENT, -EEXIST, -ENOTDIR, -EISDIR, -ENOTEMPTY, -ENAMETOOLONG, -EINVAL,
+ *   -EMLINK, -EFBIG as POSIX has them; -ESTALE see above; -ENOSPC no room
+ *   under the limit or on the disk, after waiting for eviction; -EROFS the
+ *   store is read-only (an I/O error happened); -EBADMSG a record is damaged;
+ *   -EIO, -ENOMEM.
+ * Permissions are checked by the caller (the kernel, with
+ * default_permissions), also sticky bits and the clearing of setuid.
+ *
+ * Threads: any number at once, unless a call says otherwise. No call keeps a
+ * lock when it returns.
+ */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/types.h>
+
+#include "store/base.h"
+
+#define STORE_ROOT_INO 1
+#define STORE_NAME_MAX 255
+#define STORE_LINK_MAX 65000	      /* names of one inode, as ext4 has it */
+#define STORE_BLKSIZE (1 * MIB)	      /* st_blksize */
+#define STORE_FILE_MIN_MAX (16 * GIB) /* the largest file: max(limit, this) */
+
+struct store;
+struct store_file; /* an open file or directory */
+
+/*
+ * The limits. Text as the user wrote it: a size is "5G", "512M" or "10%";
+ * NULL means the default (limit: what `limit` last recorded in the store,
+ * else 10 % of the disk, at most 20 GiB; low: 90 % of the limit; min_free:
+ * 5 % of the disk).
+ */
+struct store_limits {
+	const char *limit;
+	const char *low;
+	const char *min_free;
+	int64_t grace_sec; /* < 0: the default, 600 */
+};
+
+enum store_open_flags {
+	STORE_OPEN_CREATE = 1 << 0, /* make an empty store if there is none */
+};
+
+struct store_config {
+	const char *path; /* of the store; borrowed during store_open() only */
+	int flags;
+	struct store_limits limits;
+	bool sync_strict; /* fsync makes durable, else it only accepts */
+	uid_t root_uid;	  /* owner of the root directory of a new store */
+	gid_t root_gid;
+	/*
+	 * Told what an operator should know: damage found, files dropped,
+	 * the store made read-only. @priority is a syslog level. Any thread.
+	 */
+	void (*report)(void *arg, int priority, const char *text);
+	void *report_arg;
+	const char *owner_note; /* written to the lock file behind the pid */
+};
+
+/*
+ * Open (and recover) a store, for a daemon or for one command.
+ * @why:     on failure: one line that names path, reason and what to do.
+ * Returns:  -EBUSY held by another process (named in @why; one that is ending
+ *           is waited for, up to 10 s), -EMEDIUMTYPE not a store or of a newer
+ *           format, -ENOTSUP network file system below, -ENOENT, -EINVAL bad
+ *           limits, -EROFS, -EIO, ...; the directory is unchanged then.
+ */
+int store_open(const struct store_config *cfg, struct store **ret, char *why,
+	       size_t why_size);
+
+/* Stop everything: sums what waits, last checkpoint, marks clean. The store
+ * is closed whatever it returns. */
+int store_close(struct store *st);
+
+/* From now on the lock file tells others that this process is ending. */
+void store_ending(struct store *st);
+
+/* Names. All of these fill @ret (unless NULL) with the inode's attributes. */
+int store_lookup(struct store *st, uint64_t parent, const char *name,
+		 struct stat *ret);
+int store_getattr(struct store *st, uint64_t ino, struct stat *ret);
+
+enum store_setattr_mask {
+	STORE_SET_MODE = 1 << 0,
+	STORE_SET_UID = 1 << 1,
+	STORE_SET_GID = 1 << 2,
+	STORE_SET_SIZE = 1 << 3,
+	STORE_SET_ATIME = 1 << 4,
+	STORE_SET_MTIME = 1 << 5,
+	STORE_SET_ATIME_NOW = 1 << 6,
+	STORE_SET_MTIME_NOW = 1 << 7,
+	STORE_SET_CTIME = 1 << 8,
+};
+int store_setattr(struct store *st, uint64_t ino, const struct stat *attr,
+		  int mask, struct stat *ret);
+
+/* What is to be made. In a setgid directory its group takes the place of
+ * @gid. */
+struct store_new {
+	uint64_t parent;
+	const char *name;
+	mode_t mode; /* mknod: with a type other than directory or symlink */
+	dev_t rdev;  /* mknod */
+	uid_t uid;
+	gid_t gid;
+};
+int store_mknod(struct store *st, const struct store_new *what,
+		struct stat *ret);
+int store_mkdir(struct store *st, const struct store_new *what,
+		struct stat *ret);
+int store_symlink(struct store *st, const struct store_new *what,
+		  const char *target, struct stat *ret);
+int store_readlink(struct store *st, uint64_t ino, char *buf, size_t size);
+int store_link(struct store *st, uint64_t ino, uint64_t parent,
+	       const char *name, struct stat *ret);
+int store_unlink(struct store *st, uint64_t parent, const char *name);
+int store_rmdir(struct store *st, uint64_t parent, const char *name);
+
+enum store_rename_flags {
+	STORE_RENAME_NOREPLACE = 1 << 0,
+	STORE_RENAME_EXCHANGE = 1 << 1,
+};
+int store_rename(struct store *st, uint64_t parent, const char *name,
+		 uint64_t new_parent, const char *new_name, int flags);
+
+/*
+ * Files. @flags are those of open(2): access mode, O_TRUNC; O_APPEND is the
+ * caller's affair (offsets come with each write). The first open of a file
+ * after a mount for anything but O_TRUNC reads it whole and compares its
+ * checksum: -ENOENT if it does not match (it is dropped, with its pair).
+ */
+int store_file_open(struct store *st, uint64_t ino, int flags,
+		    struct store_file **ret);
+/* Create and open in one; the name must be new (-EEXIST). */
+int store_file_create(struct store *st, const struct store_new *what, int flags,
+		      struct stat *ret_attr, struct store_file **ret);
+/* Ends the handle, never fails for the caller: what goes wrong is reported. */
+void store_file_close(struct store_file *f);
+
+/*
+ * A read, as pieces: each is @len bytes in memory (@mem) or in a file (@fd at
+ * @pos). Valid until store_read_end(), which must be called if begin returned
+ * >= 0. Returns the bytes in all, short only at the end of the file.
+ */
+#define STORE_READ_PIECES 8
+struct store_piece {
+	const void *mem; /* NULL: use fd and pos */
+	int fd;
+	off_t pos;
+	size_t len;
+};
+struct store_read {
+	unsigned n;
+	struct store_piece piece[STORE_READ_PIECES];
+	void *held[2]; /* private */
+};
+ssize_t store_read_begin(struct store_file *f, uint64_t off, size_t len,
+			 struct store_read *rd);
+void store_read_end(struct store_read *rd);
+
+/* Plain read into memory, for commands and tests. */
+ssize_t store_file_read(struct store_file *f, uint64_t off, void *buf,
+			size_t len);
+
+/* All of it, or an error. @writeback: the caller cannot tell anyone of an
+ * error (page cache written back for a mapping): a failure marks the file
+ * bad, and it is dropped when it is closed for the last time. */
+ssize_t store_file_write(struct store_file *f, uint64_t off, const void *buf,
+			 size_t len, bool writeback);
+/* fallocate(2): mode 0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; else -EOPNOTSUPP. */
+int store_file_fallocate(struct store_file *f, int mode, uint64_t off,
+			 uint64_t len);
+/* lseek(2) with SEEK_DATA or SEEK_HOLE: the offset, or -ENXIO. */
+off_t store_file_seek(struct store_file *f, off_t off, int whence);
+ssize_t store_file_copy(struct store_file *from, uint64_t from_off,
+			struct store_file *to, uint64_t to_off, size_t len);
+/* sync=strict: a checkpoint. Also of directories. */
+int store_file_sync(struct store_file *f);
+uint64_t store_file_ino(const struct store_file *f);
+
+/*
+ * Directories: open with store_file_open(..., O_DIRECTORY | O_RDONLY).
+ * Entries come in the order of their offsets, which stay valid while entries
+ * come and go. @fill gets "." and ".." too, and returns non-zero to stop:
+ * that entry will be the first of the next call. @st is complete only if
+ * @plus, else ino and type. @next: offset to continue behind this entry.
+ */
+typedef int (*store_fill_fn)(void *arg, const char *name, const struct stat *st,
+			     off_t next);
+int store_readdir(struct store_file *dir, off_t off, bool plus,
+		  store_fill_fn fill, void *arg);
+
+/* The limit and what is used of it, as a file system would show it. */
+int store_statfs(struct store *st, struct statvfs *ret);
+
+/* Make all that is done so far durable. */
+int store_sync(struct store *st);
+
+/* What status shows; amounts in bytes, times in unix seconds. */
+enum store_state { STORE_OK, STORE_READ_ONLY, STORE_DISK_FULL };
+struct store_status {
+	enum store_state state;
+	char reason[160]; /* "" when ok */
+	uint64_t limit, low, min_free, charged, used, excess, disk_free;
+	int64_t grace_sec;
+	uint64_t used_http, used_wheels, used_selfcheck, used_other;
+	uint64_t used_index, used_freed;
+	uint64_t files, entries, open_files, unsummed;
+	uint64_t hits, misses, evictions, evicted_bytes, damaged, reaped;
+	uint64_t checkpoints;
+	int64_t last_checkpoint, since;
+};
+int store_status(struct store *st, struct store_status *ret);
+
+/* New limits at run time, recorded as the store's own; NULL fields stay. */
+int store_set_limits(struct store *st, const struct store_limits *limits,
+		     char *why, size_t why_size);
+
+/*
+ * Evict now. Open files stay.
+ * @older_than_sec:  >= 0: only units not used for so long.
+ * @to_bytes:        stop when no more than this is used; 0: go on.
+ * @no_grace:        also what is within its grace.
+ * Results: what was (or with @dry_run would be) evicted.
+ */
+struct store_prune {
+	int64_t older_than_sec; /* < 0: any age */
+	uint64_t to_bytes;
+	bool no_grace;
+	bool dry_run;
+};
+struct store_pruned {
+	uint64_t units;
+	uint64_t bytes;
+};
+int store_prune(struct store *st, const struct store_prune *how,
+		struct store_pruned *ret);
+
+/* What doctor asks about a path: 0 a store of this format, -ENOENT nothing
+ * there yet, -EMEDIUMTYPE / -ENOTSUP / others as store_open(); changes
+ * nothing. *@ret_pid: its daemon, or 0. */
+int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sweep through a store that was just opened, before anyone uses it:
+ *  - pack files that no inode names are removed (a crash left them);
+ *  - orphans of an earlier mount are removed;
+ *  - after a restore, files of pip's trees that were being written, or were
+ *    not yet summed, at the checkpoint are dropped: their bytes may be torn.
+ *    Other files stay, as torn as any file system would leave them;
+ *  - files without a checksum are queued for it.
+ *
+ * One thread, nothing else runs.
+ */
+#ifndef STORE_SWEEP_H
+#define STORE_SWEEP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/edit.h"
+
+struct sweep_result {
+	uint64_t pack_bytes; /* on disk, of what stays */
+	uint64_t dropped;    /* files */
+	uint64_t orphans;
+	uint64_t unreadable; /* inode records; then no pack file is removed */
+};
+
+/* First the packs: @res->pack_bytes are to be charged before anything is
+ * written. Then, with room to commit, the inodes. @sum: queues a file. */
+int sweep_packs(struct tree *t, struct sweep_result *res);
+int sweep_inodes(struct tree *t, bool restored,
+		 void (*sum)(void *arg, uint64_t ino), void *sum_arg,
+		 struct sweep_result *res);
+
+#endif

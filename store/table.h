@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Typed access to the index: one record in, one record out.
+ *
+ * Everything here runs inside the caller's transaction and returns 0 or the
+ * index's errors; -ENOENT when there is no such record.
+ */
+#ifndef STORE_TABLE_H
+#define STORE_TABLE_H
+
+#include "store/index.h"
+#include "store/record.h"
+
+int table_inode_get(struct index_txn *txn, uint64_t ino, struct inode *ret);
+int table_inode_put(struct index_txn *txn, const struct inode *in);
+int table_inode_del(struct index_txn *txn, uint64_t ino);
+
+/* A name and its cookie are put and deleted together. */
+int table_dirent_get(struct index_txn *txn, uint64_t parent, const char *name,
+		     struct dirent_rec *ret);
+int table_dirent_put(struct index_txn *txn, uint64_t parent, const char *name,
+		     const struct dirent_rec *de);
+int table_dirent_del(struct index_txn *txn, uint64_t parent, const char *name,
+		     uint64_t cookie);
+/* The name at @cookie of @parent, NUL-terminated. */
+int table_cookie_get(struct index_txn *txn, uint64_t parent, uint64_t cookie,
+		     char name[static RECORD_NAME_MAX + 1]);
+/* 1 if @dir has a name in it, 0 if it is empty. */
+int table_dir_used(struct index_txn *txn, uint64_t dir);
+
+/*
+ * An entry and its place in the LRU change together. @old is the record as
+ * last read (its last use is the LRU's key), NULL for a new one.
+ */
+int table_entry_get(struct index_txn *txn, uint64_t id, struct entry_rec *ret);
+int table_entry_put(struct index_txn *txn, uint64_t id,
+		    const struct entry_rec *old, const struct entry_rec *en);
+int table_entry_del(struct index_txn *txn, uint64_t id,
+		    const struct entry_rec *en);
+
+/* Small numbers in table meta. */
+#define TABLE_META_RESCAN "rescan" /* 1: directories moved, see unit_rescan() */
+#define TABLE_META_LIMIT "limit"   /* bytes, as `pipcachefs limit` set it */
+int table_meta_get(struct index_txn *txn, const char *name, uint64_t *ret);
+int table_meta_put(struct index_txn *txn, const char *name, uint64_t value);
+
+/*
+ * The directories from the root down to a directory: what layout wants.
+ * @n > LAYOUT_DEPTH_MAX: deeper than anything we know; names are not filled.
+ */
+#define TABLE_PATH_MAX 16
+struct table_path {
+	unsigned n;
+	uint64_t ino[TABLE_PATH_MAX + 1]; /* ino[0] is the root, ino[n] @dir */
+	const char
+		*dirs[TABLE_PATH_MAX]; /* dirs[i] is the name of ino[i + 1] */
+	char names[TABLE_PATH_MAX][RECORD_NAME_MAX + 1];
+};
+int table_path(struct index_txn *txn, uint64_t dir, struct table_path *ret);
+
+#endif
