@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fs/cmd.h"
+#include "fs/config.h"
+#include "fs/log.h"
+#include "fs/mounts.h"
+#include "fs/serve.h"
+#include "store/base.h"
+#include "store/store.h"
+
+#define WHY_MAX 1024
+
+struct args {
+	const char *positional[2]; /* store, mountpoint */
+	char *opts;		   /* owned; all -o, joined by commas */
+	bool foreground;
+};
+
+static const struct argp_option options[] = {
+	{ "options", 'o', "OPTS", 0, "comma-separated, see below", 0 },
+	{ "foreground", 'f', NULL, 0,
+	  "stay in the foreground and log to stderr", 0 },
+	{ "read-only", 'r', NULL, 0, "same as -o ro", 0 },
+	/* What mount(8) and its helpers may pass on. */
+	{ NULL, 't', "TYPE", OPTION_HIDDEN, NULL, 0 },
+	{ NULL, 'n', NULL, OPTION_HIDDEN, NULL, 0 },
+	{ NULL, 's', NULL, OPTION_HIDDEN, NULL, 0 },
+	{ NULL, 'v', NULL, OPTION_HIDDEN, NULL, 0 },
+	{ NULL, 'w', NULL, OPTION_HIDDEN, NULL, 0 },
+	CMD_HELP_OPTION,
+	{ 0 },
+};
+
+static error_t add_options(struct args *a, const char *more,
+			   struct argp_state *state)
+{
+	char *joined;
+
+	if (asprintf(&joined, "%s%s%s", a->opts ? a->opts : "",
+		     a->opts ? "," : "", more) < 0)
+		return cmd_usage(state, "out of memory");
+	free(a->opts);
+	a->opts = joined;
+	return 0;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct args *a = state->input;
+
+	switch (key) {
+	case 'o':
+		return add_options(a, arg, state);
+	case 'r':
+		return add_options(a, "ro", state);
+	case 'f':
+		a->foreground = true;
+		return 0;
+	case 't':
+	case 'n':
+	case 's':
+	case 'v':
+	case 'w':
+		return 0;
+	case ARGP_KEY_ARG:
+		return cmd_positional(state, arg, a->positional, 2);
+	case ARGP_KEY_END:
+		if (!a->positional[1])
+			return cmd_usage(
+				state, "which STORE, and on which MOUNTPOINT?");
+		return 0;
+	default:
+		return cmd_option(key, state);
+	}
+}
+
+static const struct argp argp = {
+	.options = options,
+	.parser = parse,
+	.args_doc = "STORE MOUNTPOINT",
+	.doc = "Mount a store; a missing or empty directory becomes one.\v"
+	       "OPTS:\n"
+	       "  limit=5G|10%       what the store may take of its disk\n"
+	       "                     (default 10% of the disk, at most 20G)\n"
+	       "  low=4G|90%         where eviction stops (90% of the limit)\n"
+	       "  min_free=1G|5%     what is left free of the disk (5%)\n"
+	       "  grace=600|10m      what was used so lately stays (10m)\n"
+	       "  sync=strict|lazy   whether fsync waits for the disk (lazy)\n"
+	       "  workers=N          threads that answer, 1 to 64 (2 per CPU)\n"
+	       "  allow_other        for all users (default for root), or\n"
+	       "  noallow_other      only for who mounts\n"
+	       "and what mount(8) has for all: ro, nosuid, nodev, noexec, noatime, ...",
+};
+
+/* ---- are the two paths fit? ---- */
+
+static int check_not_mounted(const char *mountpoint)
+{
+	cleanup_mounts struct mounts mounts = MOUNTS_INIT;
+	const struct mounts_entry *e;
+	char why[WHY_MAX];
+	pid_t pid = 0;
+	int r = mounts_load(&mounts);
+
+	if (r < 0) {
+		cmd_error("reading the mount table: %s", strerror(-r));
+		return CMD_FAILED;
+	}
+	e = mounts_at(&mounts, mountpoint);
+	if (!e)
+		return CMD_OK;
+	if (store_probe(e->store, &pid, why, sizeof(why)) == 0 && pid == 0)
+		cmd_error(
+			"%s: a mount whose daemon has died is in the way; `pipcachefs umount %s` first",
+			mountpoint, mountpoint);
+	else
+		cmd_error("%s: %s is mounted there already", mountpoint,
+			  e->store);
+	return CMD_FAILED;
+}
+
+static int check_directory(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0) {
+		int error = errno;
+
+		cmd_error("mount point %s: %s%s", path, strerror(error),
+			  error == ENOENT ? "; make the directory first" : "");
+		return CMD_FAILED;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		cmd_error("mount point %s: not a directory", path);
+		return CMD_FAILED;
+	}
+	return CMD_OK;
+}
+
+static int resolve(const char *what, const char *path, char **ret)
+{
+	int r = mounts_resolve(path, ret);
+
+	if (r == 0)
+		return CMD_OK;
+	cmd_error("%s %s: %s%s", what, path, strerror(-r),
+		  r == -ENOENT ? "; the directory above it is missing" : "");
+	return CMD_FAILED;
+}
+
+static int check_paths(const char *store, const char *mountpoint)
+{
+	int r;
+
+	if (mounts_inside(store, mountpoint)) {
+		cmd_error(
+			"the mount point %s is inside the store %s; choose another place for one of them",
+			mountpoint, store);
+		return CMD_FAILED;
+	}
+	if (mounts_inside(mountpoint, store)) {
+		cmd_error(
+			"the store %s is inside the mount point %s; choose another place for one of them",
+			store, mountpoint);
+		return CMD_FAILED;
+	}
+	r = check_not_mounted(mountpoint);
+	return r == CMD_OK ? check_directory(mountpoint) : r;
+}
+
+/* ---- in the foreground, or as a daemon ---- */
+
+static int serve_in_foreground(const struct serve *sv)
+{
+	char why[WHY_MAX] = "";
+	int r = serve_run(sv, why, sizeof(why));
+
+	if (r == 0)
+		return CMD_OK;
+	if (*why)
+		cmd_error("%s", why);
+	return CMD_FAILED;
+}
+
+/* From the daemon to who started it, over a pipe: an exit code and a text. */
+struct message {
+	unsigned char exit_code;
+	char text[WHY_MAX];
+};
+
+static void send_message(int fd, enum cmd_exit exit_code, const char *text)
+{
+	struct message m = { .exit_code = (unsigned char)exit_code,
+			     .text = "" };
+
+	snprintf(m.text, sizeof(m.text), "%s", text);
+	if (write(fd, &m, sizeof(m)) != (ssize_t)sizeof(m))
+		log_write(LOG_WARNING, "who started the daemon is gone");
+}
+
+/* The mount answers: leave the terminal and tell the parent. */
+static void on_ready(void *arg)
+{
+	int *pipe_fd = arg;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	log_to_syslog(false);
+	if (null >= 0) {
+		for (int fd = 0; fd <= 2; fd++)
+			dup2(null, fd);
+		if (null > 2)
+			close(null);
+	}
+	send_message(*pipe_fd, CMD_OK, "");
+	base_closep(pipe_fd);
+}
+
+/* Everything of the daemon's life; returns its exit code. */
+static int daemon_main(struct serve *sv, int pipe_fd)
+{
+	char why[WHY_MAX] = "";
+	int r;
+
+	setsid();
+	if (chdir("/") < 0)
+		return CMD_FAILED;
+	/* What the caller had open is none of the daemon's. */
+	if (pipe_fd > 3)
+		close_range(3, (unsigned)pipe_fd - 1, 0);
+	close_range((unsigned)pipe_fd + 1, ~0U, 0);
+	log_to_syslog(true);
+	sv->ready = on_ready;
+	sv->arg = &pipe_fd;
+	r = serve_run(sv, why, sizeof(why));
+	if (r < 0 && pipe_fd >= 0)
+		send_message(pipe_fd, CMD_FAILED, why);
+	return r < 0 ? CMD_FAILED : CMD_OK;
+}
+
+/* Wait for the daemon's message; returns the exit code to end with. */
+static int await_daemon(pid_t pid, int pipe_fd)
+{
+	struct message m;
+	ssize_t n;
+	int status = 0;
+
+	do
+		n = read(pipe_fd, &m, sizeof(m));
+	while (n < 0 && errno == EINTR);
+	if (n == (ssize_t)sizeof(m)) {
+		m.text[sizeof(m.text) - 1] = '\0';
+		if (m.exit_code != CMD_OK)
+			cmd_error("%s", m.text);
+		return m.exit_code;
+	}
+	waitpid(pid, &status, 0);
+	if (WIFSIGNALED(status))
+		cmd_error(
+			"the daemon was ended by signal %d before the mount answered",
+			WTERMSIG(status));
+	else
+		cmd_error("the daemon ended before the mount answered");
+	return CMD_FAILED;
+}
+
+/* Forks before the store is opened: LMDB must not cross a fork. */
+static int serve_as_daemon(struct serve *sv)
+{
+	cleanup_close int read_end = -1;
+	cleanup_close int write_end = -1;
+	int ends[2];
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0) {
+		cmd_error("making a pipe: %s", strerror(errno));
+		return CMD_FAILED;
+	}
+	read_end = ends[0];
+	write_end = ends[1];
+	pid = fork();
+	if (pid < 0) {
+		cmd_error("starting the daemon: %s", strerror(errno));
+		return CMD_FAILED;
+	}
+	if (pid == 0) {
+		base_closep(&read_end);
+		return daemon_main(sv, steal_fd(&write_end));
+	}
+	base_closep(&write_end);
+	return await_daemon(pid, read_end);
+}
+
+static int mount_with(const struct args *a)
+{
+	cleanup_free char *store = NULL;
+	cleanup_free char *mountpoint = NULL;
+	struct config config = { 0 };
+	struct serve sv = { .config = &config };
+	char why[WHY_MAX];
+	int r;
+
+	r = config_parse(a->opts, geteuid() == 0, &config, why, sizeof(why));
+	if (r < 0) {
+		cmd_error("%s", why);
+		return r == -EINVAL ? CMD_USAGE : CMD_FAILED;
+	}
+	r = resolve("mount point", a->positional[1], &mountpoint);
+	if (r == CMD_OK)
+		r = resolve("store", a->positional[0], &store);
+	if (r == CMD_OK)
+		r = check_paths(store, mountpoint);
+	if (r == CMD_OK) {
+		sv.store = store;
+		sv.mountpoint = mountpoint;
+		r = a->foreground ? serve_in_foreground(&sv)
+				  : serve_as_daemon(&sv);
+	}
+	config_release(&config);
+	return r;
+}
+
+int cmd_mount(int argc, char **argv)
+{
+	struct args a = { 0 };
+	int r;
+
+	if (cmd_parse(&argp, argc, argv, &a, &r))
+		r = mount_with(&a);
+	free(a.opts);
+	return r;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+#include <jansson.h>
+
+#include "fs/cmd.h"
+
+struct args {
+	const char *path;
+};
+
+static const struct argp_option options[] = {
+	CMD_HELP_OPTION,
+	{ 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct args *a = state->input;
+
+	switch (key) {
+	case ARGP_KEY_ARG:
+		return cmd_positional(state, arg, &a->path, 1);
+	case ARGP_KEY_END:
+		if (!a->path)
+			return cmd_usage(state, "which STORE or MOUNTPOINT?");
+		return 0;
+	default:
+		return cmd_option(key, state);
+	}
+}
+
+static const struct argp argp = {
+	.options = options,
+	.parser = parse,
+	.args_doc = "STORE|MOUNTPOINT",
+	.doc = "Make all that was written so far survive a power cut.\v"
+	       "Returns when it is on the disk. sync(1) does not reach a FUSE file system.",
+};
+
+int cmd_sync(int argc, char **argv)
+{
+	cleanup_target struct cmd_target target = CMD_TARGET_INIT;
+	struct args a = { 0 };
+	json_t *reply;
+	int r;
+
+	if (!cmd_parse(&argp, argc, argv, &a, &r))
+		return r;
+	r = cmd_find(a.path, &target);
+	if (r != CMD_OK)
+		return r;
+	r = cmd_ask(&target, json_pack("{s:s}", "command", "sync"), false,
+		    &reply);
+	if (r == CMD_OK)
+		json_decref(reply);
+	return r;
+}

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "fs/log.h"
+#include "store/base.h"
+
+#define MSEC_PER_SEC INT64_C(1000)
+#define BACKLOG 64
+
+struct server {
+	struct control *control;
+	pthread_t thread;
+	int connection; /* being served, or -1; under control->lock */
+};
+
+struct control {
+	control_answer_fn answer;
+	void *arg;
+	int dir;      /* owned, the store's directory */
+	int listener; /* owned */
+	atomic_bool stop;
+	pthread_mutex_t lock;
+	struct server server[CONTROL_THREADS];
+	unsigned n; /* servers that were started */
+};
+
+/* ---- the address ---- */
+
+/*
+ * A path may be longer than sun_path: go through the open directory. Its
+ * descriptor must stay open for as long as the address is used.
+ */
+static void set_address(int dir, struct sockaddr_un *ret)
+{
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	snprintf(ret->sun_path, sizeof(ret->sun_path),
+		 "/proc/self/fd/%d/" CONTROL_SOCKET, dir);
+}
+
+static int open_dir(const char *dir)
+{
+	int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* ---- bytes, up to a deadline ---- */
+
+static int64_t now_msec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * MSEC_PER_SEC + ts.tv_nsec / 1000000;
+}
+
+/* Wait until @fd is ready for @events: 0, -ETIMEDOUT or another error. */
+static int wait_ready(int fd, short events, int64_t deadline_msec)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+
+	for (;;) {
+		int64_t left = deadline_msec - now_msec();
+		int n = left > 0 ? poll(&p, 1, (int)left) : 0;
+
+		if (n > 0)
+			return 0;
+		if (n == 0)
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
+}
+
+static int send_all(int fd, const char *text, int64_t deadline_msec)
+{
+	size_t left = strlen(text);
+	ssize_t n;
+	int r;
+
+	while (left > 0) {
+		r = wait_ready(fd, POLLOUT, deadline_msec);
+		if (r < 0)
+			return r;
+		n = send(fd, text, left, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			return -errno;
+		if (n > 0) {
+			text += n;
+			left -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
+/* Read up to the end, at most @max bytes (else -EMSGSIZE). */
+static int receive_all(int fd, size_t max, int64_t deadline_msec,
+		       char **ret_text, size_t *ret_len)
+{
+	cleanup_free char *text = malloc(max + 1);
+	size_t len = 0;
+	ssize_t n;
+	int r;
+
+	if (!text)
+		return -ENOMEM;
+	for (;;) {
+		r = wait_ready(fd, POLLIN, deadline_msec);
+		if (r < 0)
+			return r;
+		n = recv(fd, text + len, max + 1 - len, MSG_DONTWAIT);
+		if (n == 0)
+			break;
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			return -errno;
+		if (n > 0)
+			len += (size_t)n;
+		if (len > max)
+			return -EMSGSIZE;
+	}
+	*ret_text = steal_ptr(text);
+	*ret_len = len;
+	return 0;
+}
+
+static int send_json(int fd, const json_t *object, int64_t deadline_msec)
+{
+	cleanup_free char *text = json_dumps(object, JSON_COMPACT);
+	int r;
+
+	if (!text)
+		return -ENOMEM;
+	r = send_all(fd, text, deadline_msec);
+	if (r < 0)
+		return r;
+	return shutdown(fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
+/* -EPROTO if what came is no JSON object. */
+static int receive_json(int fd, size_t max, int64_t deadline_msec, json_t **ret)
+{
+	cleanup_free char *text = NULL;
+	size_t len = 0;
+	json_t *object;
+	int r;
+
+	r = receive_all(fd, max, deadline_msec, &text, &len);
+	if (r < 0)
+		return r;
+	object = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	if (!json_is_object(object)) {
+		json_decref(object);
+		return -EPROTO;
+	}
+	*ret = object;
+	return 0;
+}
+
+/* ---- server ---- */
+
+static json_t *answer_or_refuse(struct control *c, int r, const json_t *request)
+{
+	const char *error = "the request is not a JSON object";
+
+	if (r == 0)
+		return c->answer(c->arg, request);
+	if (r == -ETIMEDOUT)
+		error = "the request did not arrive in time";
+	else if (r == -EMSGSIZE)
+		error = "the request is too large";
+	return json_pack("{s:b, s:s}", "ok", 0, "error", error);
+}
+
+static void serve_connection(struct control *c, int fd)
+{
+	json_t *request = NULL, *reply;
+	int r;
+
+	r = receive_json(fd, CONTROL_REQUEST_MAX,
+			 now_msec() + CONTROL_IO_SEC * MSEC_PER_SEC, &request);
+	reply = answer_or_refuse(c, r, request);
+	r = -ENOMEM;
+	if (reply)
+		r = send_json(fd, reply,
+			      now_msec() + CONTROL_IO_SEC * MSEC_PER_SEC);
+	/* A client that went away is no news. */
+	if (r < 0 && r != -EPIPE && r != -ECONNRESET && r != -ENOTCONN)
+		log_write(LOG_WARNING,
+			  "a command got no answer on " CONTROL_SOCKET ": %s",
+			  strerror(-r));
+	json_decref(request);
+	json_decref(reply);
+}
+
+/* Note which connection is served, so that control_stop() can break it off. */
+static void set_connection(struct server *s, int fd)
+{
+	LOCK_SCOPE(&s->control->lock);
+
+	s->connection = fd;
+	if (fd >= 0 && atomic_load(&s->control->stop))
+		shutdown(fd, SHUT_RD);
+}
+
+static void *server_main(void *arg)
+{
+	struct server *s = arg;
+	struct control *c = s->control;
+	struct timespec pause = { .tv_nsec = 100000000 };
+
+	while (!atomic_load(&c->stop)) {
+		int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0) {
+			/* Out of descriptors or memory: that may pass. */
+			if (!atomic_load(&c->stop) && errno != EINTR)
+				nanosleep(&pause, NULL);
+			continue;
+		}
+		set_connection(s, fd);
+		serve_connection(c, fd);
+		set_connection(s, -1);
+		close(fd);
+	}
+	return NULL;
+}
+
+/* Nobody can connect before listen(), so the mode is set in time. */
+static int listen_in(int dir)
+{
+	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_un address;
+
+	if (fd < 0)
+		return -errno;
+	set_address(dir, &address);
+	if (unlinkat(dir, CONTROL_SOCKET, 0) < 0 && errno != ENOENT)
+		return -errno;
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    fchmodat(dir, CONTROL_SOCKET, S_IRUSR | S_IWUSR, 0) < 0 ||
+	    listen(fd, BACKLOG) < 0)
+		return -errno;
+	return steal_fd(&fd);
+}
+
+static int start_servers(struct control *c)
+{
+	int r;
+
+	for (; c->n < CONTROL_THREADS; c->n++) {
+		c->server[c->n] =
+			(struct server){ .control = c, .connection = -1 };
+		r = pthread_create(&c->server[c->n].thread, NULL, server_main,
+				   &c->server[c->n]);
+		if (r)
+			return -r;
+	}
+	return 0;
+}
+
+int control_start(const char *dir, control_answer_fn answer, void *arg,
+		  struct control **ret)
+{
+	struct control *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	c->answer = answer;
+	c->arg = arg;
+	c->listener = -1;
+	pthread_mutex_init(&c->lock, NULL);
+	c->dir = open_dir(dir);
+	r = c->dir;
+	if (r >= 0) {
+		c->listener = listen_in(c->dir);
+		r = c->listener;
+	}
+	if (r >= 0)
+		r = start_servers(c);
+	if (r < 0) {
+		control_stop(c);
+		return r;
+	}
+	*ret = c;
+	return 0;
+}
+
+static void break_off_locked(struct control *c)
+{
+	for (unsigned i = 0; i < c->n; i++)
+		if (c->server[i].connection >= 0)
+			shutdown(c->server[i].connection, SHUT_RD);
+}
+
+void control_stop(struct control *c)
+{
+	if (!c)
+		return;
+	atomic_store(&c->stop, true);
+	if (c->listener >= 0) {
+		unlinkat(c->dir, CONTROL_SOCKET, 0);
+		/* Wakes those who sleep in accept4(). */
+		shutdown(c->listener, SHUT_RDWR);
+	}
+	pthread_mutex_lock(&c->lock);
+	break_off_locked(c);
+	pthread_mutex_unlock(&c->lock);
+	for (unsigned i = 0; i < c->n; i++)
+		pthread_join(c->server[i].thread, NULL);
+	base_closep(&c->listener);
+	base_closep(&c->dir);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+/* ---- client ---- */
+
+int control_ask(const char *dir, const json_t *request, int timeout_sec,
+		json_t **ret)
+{
+	int64_t deadline = now_msec() + timeout_sec * MSEC_PER_SEC;
+	cleanup_close int dir_fd = open_dir(dir);
+	cleanup_close int fd = -1;
+	struct timeval timeout = { .tv_sec = timeout_sec };
+	struct sockaddr_un address;
+	int r;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	/* Bounds connect(2), which waits while the daemon accepts nobody. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	set_address(dir_fd, &address);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	r = send_json(fd, request, deadline);
+	if (r < 0)
+		return r;
+	return receive_json(fd, CONTROL_REPLY_MAX, deadline, ret);
+}

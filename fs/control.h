@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The daemon's ear: a socket in the store's directory, for its owner and the
+ * superuser. One JSON object as the request and one as the reply per
+ * connection, each ended by closing that direction.
+ *
+ *	control_start()		server: answers from here on
+ *	control_stop()
+ *	control_ask()		client
+ *
+ * A request has a size and a time to arrive in, and a few threads serve: a
+ * client that hangs holds one of them for CONTROL_IO_SEC seconds at most.
+ * Not here: what requests mean (request).
+ */
+#ifndef FS_CONTROL_H
+#define FS_CONTROL_H
+
+#include <stddef.h>
+
+#define CONTROL_SOCKET "control.sock"
+#define CONTROL_REQUEST_MAX ((size_t)16 * 1024)
+#define CONTROL_REPLY_MAX ((size_t)1024 * 1024)
+#define CONTROL_IO_SEC 5
+#define CONTROL_THREADS 4
+
+struct json_t; /* of <jansson.h> */
+struct control;
+
+/* Returns a new reference, or NULL when out of memory. Called by any of the
+ * server's threads. */
+typedef struct json_t *(*control_answer_fn)(void *arg,
+					    const struct json_t *request);
+
+/*
+ * Listen in @dir, a store whose lock the caller holds (a socket that is there
+ * is left over). @dir may be longer than a socket address.
+ * Returns:  0 or a negative errno.
+ */
+int control_start(const char *dir, control_answer_fn answer, void *arg,
+		  struct control **ret);
+
+/* Ends what is under way, removes the socket, frees @c. NULL is fine. */
+void control_stop(struct control *c);
+
+/*
+ * Ask the daemon of the store @dir, and wait @timeout_sec for its reply.
+ * Returns:  0 and a new reference to the reply, -ENOENT or -ECONNREFUSED no
+ *           daemon listens, -EACCES, -ETIMEDOUT, -EPROTO no JSON came back.
+ */
+int control_ask(const char *dir, const struct json_t *request, int timeout_sec,
+		struct json_t **ret);
+
+#endif

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/report.h"
+
+#include <string.h>
+#include <time.h>
+
+#include <jansson.h>
+
+#include "fs/units.h"
+#include "store/base.h"
+
+/* ---- JSON ---- */
+
+static const char *state_name(enum store_state state)
+{
+	switch (state) {
+	case STORE_READ_ONLY:
+		return "read-only";
+	case STORE_DISK_FULL:
+		return "disk-full";
+	case STORE_OK:
+		break;
+	}
+	return "ok";
+}
+
+static json_t *text_or_null(const char *text)
+{
+	return text ? json_string(text) : json_null();
+}
+
+struct number {
+	const char *key;
+	uint64_t value;
+};
+
+/* Returns -1 when out of memory. */
+static int set_numbers(json_t *object, const struct number *number, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (json_object_set_new(
+			    object, number[i].key,
+			    json_integer((json_int_t)number[i].value)) < 0)
+			return -1;
+	return 0;
+}
+
+static int set_source(json_t *o, const struct report_source *from)
+{
+	bool mounted = from->mountpoint != NULL;
+
+	if (json_object_set_new(o, "version", json_string(PIPCACHEFS_VERSION)) <
+		    0 ||
+	    json_object_set_new(o, "store", text_or_null(from->store)) < 0 ||
+	    json_object_set_new(o, "mountpoint",
+				text_or_null(from->mountpoint)) < 0 ||
+	    json_object_set_new(o, "mounted", json_boolean(mounted)) < 0)
+		return -1;
+	return json_object_set_new(
+		o, "pid", from->pid ? json_integer(from->pid) : json_null());
+}
+
+static json_t *used_json(const struct store_status *s)
+{
+	const struct number used[] = {
+		{ "http", s->used_http },
+		{ "wheels", s->used_wheels },
+		{ "selfcheck", s->used_selfcheck },
+		{ "other", s->used_other },
+		{ "index", s->used_index },
+		{ "freed", s->used_freed },
+	};
+	json_t *o = json_object();
+
+	if (o && set_numbers(o, used, ARRAY_SIZE(used)) < 0) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
+}
+
+static int set_status(json_t *o, const struct store_status *s, bool mounted)
+{
+	const struct number amounts[] = {
+		{ "limit_bytes", s->limit },
+		{ "low_bytes", s->low },
+		{ "min_free_bytes", s->min_free },
+		{ "grace_seconds", (uint64_t)s->grace_sec },
+		{ "charged_bytes", s->charged },
+		{ "used_bytes", s->used },
+		{ "excess_bytes", s->excess },
+		{ "disk_free_bytes", s->disk_free },
+	};
+	const struct number counts[] = {
+		{ "files", s->files },
+		{ "entries", s->entries },
+		{ "open_files", s->open_files },
+		{ "unsummed", s->unsummed },
+		{ "hits", s->hits },
+		{ "misses", s->misses },
+		{ "evictions", s->evictions },
+		{ "evicted_bytes", s->evicted_bytes },
+		{ "damaged", s->damaged },
+		{ "reaped", s->reaped },
+		{ "checkpoints", s->checkpoints },
+		{ "last_checkpoint", (uint64_t)s->last_checkpoint },
+	};
+	const struct number since[] = {
+		{ "since", mounted ? (uint64_t)s->since : 0 },
+	};
+
+	if (set_numbers(o, since, ARRAY_SIZE(since)) < 0 ||
+	    json_object_set_new(o, "state", json_string(state_name(s->state))) <
+		    0 ||
+	    json_object_set_new(o, "reason", json_string(s->reason)) < 0 ||
+	    set_numbers(o, amounts, ARRAY_SIZE(amounts)) < 0 ||
+	    json_object_set_new(o, "used", used_json(s)) < 0)
+		return -1;
+	return set_numbers(o, counts, ARRAY_SIZE(counts));
+}
+
+json_t *report_json(const struct report_source *from,
+		    const struct store_status *status)
+{
+	json_t *o = json_object();
+
+	if (o && (set_source(o, from) < 0 ||
+		  set_status(o, status, from->mountpoint != NULL) < 0)) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
+}
+
+/* ---- reading it ---- */
+
+static uint64_t number_of(const json_t *o, const char *key)
+{
+	return (uint64_t)json_integer_value(json_object_get(o, key));
+}
+
+static const char *text_of(const json_t *o, const char *key, const char *none)
+{
+	const char *text = json_string_value(json_object_get(o, key));
+
+	return text ? text : none;
+}
+
+/* ---- text ---- */
+
+struct text {
+	char buf[UNITS_TEXT_MAX];
+};
+
+static const char *size_of(const json_t *o, const char *key, struct text *t)
+{
+	return units_format_size(number_of(o, key), t->buf, sizeof(t->buf));
+}
+
+static const char *time_of(const json_t *o, const char *key, struct text *t)
+{
+	time_t when = (time_t)number_of(o, key);
+	struct tm tm;
+
+	if (when == 0 || !localtime_r(&when, &tm) ||
+	    strftime(t->buf, sizeof(t->buf), "%Y-%m-%d %H:%M:%S", &tm) == 0)
+		return "never";
+	return t->buf;
+}
+
+static unsigned percent(uint64_t part, uint64_t whole)
+{
+	return whole ? (unsigned)((double)part * 100 / (double)whole + 0.5) : 0;
+}
+
+static void print_state(FILE *out, const json_t *o)
+{
+	const char *reason = text_of(o, "reason", "");
+	struct text t;
+
+	fprintf(out, "store       %s\n", text_of(o, "store", "-"));
+	if (json_is_true(json_object_get(o, "mounted")))
+		fprintf(out, "mounted on  %s by process %llu since %s\n",
+			text_of(o, "mountpoint", "-"),
+			(unsigned long long)number_of(o, "pid"),
+			time_of(o, "since", &t));
+	else
+		fprintf(out, "mounted on  - (not mounted)\n");
+	fprintf(out, "state       %s%s%s\n", text_of(o, "state", "-"),
+		*reason ? ": " : "", reason);
+}
+
+static void print_limit(FILE *out, const json_t *o)
+{
+	uint64_t limit = number_of(o, "limit_bytes");
+	struct text a, b;
+
+	fprintf(out, "limit       %s; eviction goes down to %s\n",
+		size_of(o, "limit_bytes", &a), size_of(o, "low_bytes", &b));
+	if (number_of(o, "excess_bytes"))
+		fprintf(out, "excess      %s above the limit\n",
+			size_of(o, "excess_bytes", &a));
+	units_format_span((int64_t)number_of(o, "grace_seconds"), a.buf,
+			  sizeof(a.buf));
+	fprintf(out, "grace       what was used in the last %s stays\n", a.buf);
+	fprintf(out, "disk        %s free, %s of it kept free\n",
+		size_of(o, "disk_free_bytes", &a),
+		size_of(o, "min_free_bytes", &b));
+	fprintf(out, "used        %s (%u %% of the limit)\n",
+		size_of(o, "used_bytes", &a),
+		percent(number_of(o, "used_bytes"), limit));
+}
+
+static void print_used(FILE *out, const json_t *o)
+{
+	static const char *const kinds[] = { "http",  "wheels", "selfcheck",
+					     "other", "index",	"freed" };
+	const json_t *used = json_object_get(o, "used");
+	struct text t;
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (number_of(used, kinds[i]))
+			fprintf(out, "  %-10s%s\n", kinds[i],
+				size_of(used, kinds[i], &t));
+}
+
+static void print_counts(FILE *out, const json_t *o)
+{
+	uint64_t hits = number_of(o, "hits"), misses = number_of(o, "misses");
+	struct text t;
+
+	fprintf(out, "entries     %llu in %llu files, %llu open\n",
+		(unsigned long long)number_of(o, "entries"),
+		(unsigned long long)number_of(o, "files"),
+		(unsigned long long)number_of(o, "open_files"));
+	fprintf(out, "hits        %llu, misses %llu (%u %% hits)\n",
+		(unsigned long long)hits, (unsigned long long)misses,
+		percent(hits, hits + misses));
+	fprintf(out, "evicted     %llu entries, %s\n",
+		(unsigned long long)number_of(o, "evictions"),
+		size_of(o, "evicted_bytes", &t));
+	if (number_of(o, "damaged"))
+		fprintf(out, "damaged     %llu files, dropped\n",
+			(unsigned long long)number_of(o, "damaged"));
+	fprintf(out, "checkpoint  %s\n", time_of(o, "last_checkpoint", &t));
+}
+
+void report_text(FILE *out, const json_t *report)
+{
+	print_state(out, report);
+	print_limit(out, report);
+	print_used(out, report);
+	print_counts(out, report);
+}
+
+/* ---- Prometheus ---- */
+
+struct metric {
+	const char *key; /* in the JSON object */
+	const char *name;
+	const char *type;
+	const char *help;
+};
+
+static const struct metric metrics[] = {
+	{ "limit_bytes", "limit_bytes", "gauge",
+	  "What the store may take of its disk." },
+	{ "low_bytes", "low_bytes", "gauge", "Where eviction stops." },
+	{ "min_free_bytes", "min_free_bytes", "gauge",
+	  "What is left free of the disk." },
+	{ "grace_seconds", "grace_seconds", "gauge",
+	  "For so long what was used is not evicted." },
+	{ "charged_bytes", "charged_bytes", "gauge",
+	  "Upper bound of what the store takes." },
+	{ "used_bytes", "used_bytes", "gauge",
+	  "What the store takes of its disk." },
+	{ "excess_bytes", "excess_bytes", "gauge", "Charged above the limit." },
+	{ "disk_free_bytes", "disk_free_bytes", "gauge",
+	  "What is free on the disk." },
+	{ "files", "files", "gauge", "Files in the store." },
+	{ "entries", "entries", "gauge", "Cache entries in the store." },
+	{ "open_files", "open_files", "gauge", "Files open now." },
+	{ "unsummed", "unsummed_files", "gauge",
+	  "Files whose checksum is not taken yet." },
+	{ "hits", "hits_total", "counter", "Cached bodies opened." },
+	{ "misses", "misses_total", "counter", "Cached bodies newly written." },
+	{ "evictions", "evictions_total", "counter", "Entries evicted." },
+	{ "evicted_bytes", "evicted_bytes_total", "counter",
+	  "Bytes that eviction brought back." },
+	{ "damaged", "damaged_files_total", "counter",
+	  "Files dropped because their bytes were wrong." },
+	{ "reaped", "reaped_files_total", "counter",
+	  "Abandoned temporary files removed." },
+	{ "checkpoints", "checkpoints_total", "counter", "Checkpoints taken." },
+	{ "last_checkpoint", "last_checkpoint_timestamp_seconds", "gauge",
+	  "When the last checkpoint was taken." },
+};
+
+/* A label's value, with \, " and newline escaped. */
+static void print_label(FILE *out, const char *value)
+{
+	for (; *value; value++) {
+		if (*value == '\\' || *value == '"')
+			fputc('\\', out);
+		if (*value == '\n')
+			fputs("\\n", out);
+		else
+			fputc(*value, out);
+	}
+}
+
+static void print_head(FILE *out, const struct metric *m)
+{
+	fprintf(out, "# HELP pipcachefs_%s %s\n# TYPE pipcachefs_%s %s\n",
+		m->name, m->help, m->name, m->type);
+}
+
+/* @label: a second one, as `,kind="http"`, or "". */
+static void print_sample(FILE *out, const char *name, const char *store,
+			 const char *label, uint64_t value)
+{
+	fprintf(out, "pipcachefs_%s{store=\"", name);
+	print_label(out, store);
+	fprintf(out, "\"%s} %llu\n", label, (unsigned long long)value);
+}
+
+static void print_kinds(FILE *out, const json_t *report, const char *store)
+{
+	static const struct metric head = { "used", "kind_bytes", "gauge",
+					    "Bytes in the store, by kind." };
+	const char *kind;
+	json_t *value;
+	char label[64];
+
+	print_head(out, &head);
+	json_object_foreach(json_object_get(report, "used"), kind, value)
+	{
+		snprintf(label, sizeof(label), ",kind=\"%s\"", kind);
+		print_sample(out, head.name, store, label,
+			     (uint64_t)json_integer_value(value));
+	}
+}
+
+static void print_states(FILE *out, const json_t *report, const char *store)
+{
+	static const struct metric up = { "mounted", "mounted", "gauge",
+					  "1 while the store is mounted." };
+	static const struct metric head = {
+		"state", "state", "gauge",
+		"1 for the state that the store is in."
+	};
+	const char *state = text_of(report, "state", "");
+	char label[64];
+
+	print_head(out, &up);
+	print_sample(out, up.name, store, "",
+		     json_is_true(json_object_get(report, "mounted")));
+	print_head(out, &head);
+	for (int s = STORE_OK; s <= STORE_DISK_FULL; s++) {
+		const char *name = state_name((enum store_state)s);
+
+		snprintf(label, sizeof(label), ",state=\"%s\"", name);
+		print_sample(out, head.name, store, label,
+			     strcmp(name, state) == 0);
+	}
+}
+
+void report_prometheus(FILE *out, const json_t *report)
+{
+	const char *store = text_of(report, "store", "");
+
+	print_states(out, report, store);
+	for (size_t i = 0; i < ARRAY_SIZE(metrics); i++) {
+		print_head(out, &metrics[i]);
+		print_sample(out, metrics[i].name, store, "",
+			     number_of(report, metrics[i].key));
+	}
+	print_kinds(out, report, store);
+}

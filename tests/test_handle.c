@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/handle.h"
+
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "scratch.h"
+#include "store/base.h"
+
+#define MANY 1000
+
+static struct handles *table;
+/* The table only keeps pointers: these stand for open files. */
+static char files[MANY];
+
+static struct store_file *file(size_t i)
+{
+	return (struct store_file *)(void *)&files[i];
+}
+
+static uint64_t add(size_t i)
+{
+	uint64_t fh;
+
+	ck_assert_int_eq(handles_add(table, file(i), i, O_RDONLY, &fh), 0);
+	return fh;
+}
+
+static void expect(uint64_t fh, size_t i)
+{
+	struct store_file *f = NULL;
+
+	ck_assert_int_eq(handles_get(table, fh, &f), 0);
+	ck_assert_ptr_eq(f, file(i));
+}
+
+static void expect_none(uint64_t fh)
+{
+	struct store_file *f = file(0);
+
+	ck_assert_int_eq(handles_get(table, fh, &f), -EBADF);
+	ck_assert_int_eq(handles_remove(table, fh, &f), -EBADF);
+	ck_assert_ptr_eq(f, file(0));
+}
+
+static void take(uint64_t fh, size_t i)
+{
+	struct store_file *f = NULL;
+
+	ck_assert_int_eq(handles_remove(table, fh, &f), 0);
+	ck_assert_ptr_eq(f, file(i));
+}
+
+static void set_up(void)
+{
+	table = handles_new();
+	ck_assert_ptr_nonnull(table);
+}
+
+static void tear_down(void)
+{
+	ck_assert_uint_eq(handles_count(table), 0);
+	handles_free(table);
+}
+
+START_TEST(what_is_added_is_found_until_it_is_removed)
+{
+	uint64_t fh[MANY];
+
+	for (size_t i = 0; i < MANY; i++)
+		fh[i] = add(i);
+	ck_assert_uint_eq(handles_count(table), MANY);
+	for (size_t i = 0; i < MANY; i++)
+		expect(fh[i], i);
+	for (size_t i = 0; i < MANY; i++) {
+		take(fh[i], i);
+		expect_none(fh[i]);
+	}
+}
+END_TEST
+
+START_TEST(an_old_fh_does_not_find_the_new_file_of_its_row)
+{
+	uint64_t old = add(1), new;
+
+	take(old, 1);
+	new = add(2);
+	ck_assert_uint_eq((uint32_t)old, (uint32_t) new);
+	expect_none(old);
+	expect(new, 2);
+	take(new, 2);
+}
+END_TEST
+
+START_TEST(an_fh_never_given_out_is_refused)
+{
+	static const uint64_t hostile[] = {
+		0,
+		1,
+		UINT32_MAX,
+		UINT64_MAX,
+		UINT64_C(1) << 32,
+		UINT64_C(1) << 63,
+		UINT64_C(1) << 32 | 5,
+	};
+	uint64_t fh;
+
+	for (size_t i = 0; i < ARRAY_SIZE(hostile); i++)
+		expect_none(hostile[i]);
+	fh = add(3);
+	for (size_t i = 0; i < ARRAY_SIZE(hostile); i++)
+		if (hostile[i] != fh)
+			expect_none(hostile[i]);
+	expect(fh, 3);
+	take(fh, 3);
+}
+END_TEST
+
+static void *open_and_close(void *arg)
+{
+	size_t i = (size_t)((char *)arg - files);
+
+	for (int n = 0; n < 5000; n++) {
+		uint64_t fh = add(i);
+
+		expect(fh, i);
+		take(fh, i);
+	}
+	return NULL;
+}
+
+START_TEST(threads_do_not_mix_up_their_files)
+{
+	pthread_t thread[8];
+
+	for (size_t i = 0; i < ARRAY_SIZE(thread); i++)
+		ck_assert_int_eq(pthread_create(&thread[i], NULL,
+						open_and_close, &files[i]),
+				 0);
+	for (size_t i = 0; i < ARRAY_SIZE(thread); i++)
+		pthread_join(thread[i], NULL);
+}
+END_TEST
+
+START_TEST(a_full_table_says_so)
+{
+	uint64_t fh;
+	int r = 0;
+
+	for (uint32_t i = 0; i < HANDLE_ROWS_MAX && r == 0; i++)
+		r = handles_add(table, file(0), 1, 0, &fh);
+	ck_assert_int_eq(r, 0);
+	ck_assert_int_eq(handles_add(table, file(0), 1, 0, &fh), -ENFILE);
+	/* The rows were never used before: all of the first generation. */
+	for (uint32_t i = 0; i < HANDLE_ROWS_MAX; i++)
+		take(UINT64_C(1) << 32 | i, 0);
+}
+END_TEST
+
+/* Once with real files. */
+START_TEST(freeing_the_table_closes_what_is_open)
+{
+	struct scratch dir = scratch_new();
+	struct store_config config = { .path = dir.path,
+				       .flags = STORE_OPEN_CREATE,
+				       .limits = { .grace_sec = -1 } };
+	struct handles *real = handles_new();
+	struct store_status status;
+	struct store_file *f;
+	struct store *store;
+	char why[512];
+	uint64_t fh;
+
+	ck_assert_int_eq(store_open(&config, &store, why, sizeof(why)), 0);
+	ck_assert_int_eq(store_file_open(store, STORE_ROOT_INO,
+					 O_RDONLY | O_DIRECTORY, &f),
+			 0);
+	ck_assert_int_eq(handles_add(real, f, STORE_ROOT_INO, 0, &fh), 0);
+	handles_free(real);
+	ck_assert_int_eq(store_status(store, &status), 0);
+	ck_assert_uint_eq(status.open_files, 0);
+	ck_assert_int_eq(store_close(store), 0);
+	handles_free(NULL);
+	scratch_remove(&dir);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("handle");
+	TCase *tc = tcase_create("handle");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_checked_fixture(tc, set_up, tear_down);
+	tcase_set_timeout(tc, 30);
+	tcase_add_test(tc, what_is_added_is_found_until_it_is_removed);
+	tcase_add_test(tc, an_old_fh_does_not_find_the_new_file_of_its_row);
+	tcase_add_test(tc, an_fh_never_given_out_is_refused);
+	tcase_add_test(tc, threads_do_not_mix_up_their_files);
+	tcase_add_test(tc, a_full_table_says_so);
+	tcase_add_test(tc, freeing_the_table_closes_what_is_open);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}
