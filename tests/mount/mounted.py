@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: MIT
+"""A store, its daemon and its mount, as the tests handle them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+# What no daemon may log unless the test says so with `expect()`.
+BAD_LINES = re.compile(r"^pipcachefs: (error|warning): |^<[0-4]>|Sanitizer"
+                       r"|runtime error:|[Aa]ssertion|stack smashing")
+# A test that hangs in the mount is ended by aborting its FUSE connection.
+HANG_SECONDS = 300
+
+
+def binary():
+    """The program under test."""
+    path = os.environ.get("PIPCACHEFS_BIN") or shutil.which("pipcachefs")
+    if not path or not os.access(path, os.X_OK):
+        pytest.exit("PIPCACHEFS_BIN must name the pipcachefs program to test",
+                    returncode=2)
+    return os.path.abspath(path)
+
+
+def wait_for(condition, what, seconds=60):
+    """Wait until `condition()` is true and return its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s in vain: {what}")
+
+
+def is_mounted(path):
+    """Is a file system mounted at @path? Asks none, so it never hangs."""
+    wanted = str(path).replace(" ", "\\040")
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        return any(line.split()[4] == wanted for line in f)
+
+
+def is_running(pid):
+    """Does this process run? One that ended and waits for its parent, not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Store:
+    """One store directory and the daemon that serves it at `mnt`.
+
+    `path` is the store, `mnt` the mount point, both pathlib.Path. The daemon
+    runs with -f and its log goes to a file, unless mount(daemon=True).
+    """
+
+    def __init__(self, path, mnt, logs):
+        self.path, self.mnt, self.logs = path, mnt, logs
+        self.opts = ""
+        self.process = None
+        self.expected = []
+        self.hung = False
+        self.log_file = logs / "daemon.log"
+        mnt.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
+
+    # ---- running the program ----
+
+    def _environment(self):
+        """Sanitizers report into our logs even when stderr goes elsewhere."""
+        env = dict(os.environ)
+        for name in ("ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"):
+            options = env.get(name, "")
+            env[name] = f"{options}:log_path={self.logs}/sanitizer".lstrip(":")
+        return env
+
+    def run(self, *args, timeout=120, **kwargs):
+        """Run `pipcachefs ARGS` and return the finished process."""
+        return subprocess.run(
+            [binary(), *map(str, args)], env=self._environment(),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=timeout, **kwargs)
+
+    def do(self, *args, **kwargs):
+        """Run `pipcachefs ARGS`, which has to succeed; returns its output."""
+        done = self.run(*args, **kwargs)
+        assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def status(self):
+        return json.loads(self.do("status", self.path, "--json"))
+
+    def sync(self):
+        self.do("sync", self.path)
+
+    # ---- mounting ----
+
+    def mount(self, opts=None, daemon=False):
+        """Mount; without @opts with the options of the last time."""
+        self.opts = self.opts if opts is None else opts
+        args = ["mount", self.path, self.mnt]
+        if self.opts:
+            args += ["-o", self.opts]
+        if daemon:
+            self.do(*args)
+            return self
+        with self.log_file.open("a") as log:
+            self.process = subprocess.Popen(
+                [binary(), *map(str, args), "-f"], env=self._environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_for(lambda: is_mounted(self.mnt)
+                 or self.process.poll() is not None, "the mount to appear")
+        assert self.process.poll() is None, "mount failed: " + self.log()
+        self.mnt.stat()
+        return self
+
+    def umount(self):
+        """Unmount as a user does; the daemon has ended when it returns."""
+        self.do("umount", self.mnt)
+        assert not is_mounted(self.mnt)
+        self._reap(expected=0)
+
+    def _reap(self, expected=None):
+        if not self.process:
+            return
+        code = self.process.wait(timeout=60)
+        self.process = None
+        if expected is not None:
+            assert code == expected, f"the daemon ended with {code}"
+
+    def remount(self, opts=None):
+        self.umount()
+        return self.mount(opts)
+
+    def kill9(self):
+        """SIGKILL the daemon, as the OOM killer would, and clear the mount."""
+        pid = self.status()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        self._reap()
+        wait_for(lambda: not is_running(pid), "the daemon's end")
+        subprocess.run(["umount", "-l", self.mnt], check=True)
+
+    # ---- looking at it ----
+
+    def log(self):
+        """All that daemons of this store have logged, and the sanitizers."""
+        files = [self.log_file, *sorted(self.logs.glob("sanitizer*"))]
+        return "".join(f.read_text(errors="replace")
+                       for f in files if f.exists())
+
+    def expect(self, pattern):
+        """The log will have lines matching @pattern, and that is right."""
+        self.expected.append(re.compile(pattern))
+
+    def du(self):
+        """Bytes the store occupies on its disk."""
+        total = 0
+        for top, _, files in os.walk(self.path):
+            for name in (".", *files):
+                try:
+                    total += os.lstat(os.path.join(top, name)).st_blocks * 512
+                except FileNotFoundError:
+                    pass
+        return total
+
+    def settle(self):
+        """Wait until nothing happens in the background any more."""
+        self.sync()
+
+        def quiet():
+            s = self.status()
+            return s["unsummed"] == 0 and s["used"]["freed"] == 0 and s
+        return wait_for(quiet, f"quiet: {self.status()}")
+
+    # ---- the end of a test ----
+
+    def watch(self):
+        """Start the watchdog; returns it."""
+        dog = threading.Timer(HANG_SECONDS, self._abort)
+        dog.daemon = True
+        dog.start()
+        return dog
+
+    def _abort(self):
+        self.hung = True
+        subprocess.run(["umount", "-f", self.mnt], check=False,
+                       capture_output=True)
+        if self.process:
+            self.process.kill()
+
+    def finish(self):
+        """End whatever is left, then say what was wrong (or None)."""
+        if is_mounted(self.mnt):
+            done = self.run("umount", self.mnt)
+            if done.returncode != 0:
+                subprocess.run(["umount", "-l", self.mnt], check=False)
+        if self.process:
+            try:
+                self._reap()
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                return "the daemon did not end within 60 s of its unmount"
+        if self.hung:
+            return f"the test hung: aborted after {HANG_SECONDS} s"
+        bad = [line for line in self.log().splitlines()
+               if BAD_LINES.search(line)
+               and not any(e.search(line) for e in self.expected)]
+        if bad:
+            return "unexpected lines in the daemon's log:\n" + "\n".join(bad)
+        return None
