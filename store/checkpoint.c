@@ -136,7 +136,7 @@ static int run_one(struct checkpoint *cp, bool clean)
 	return 0;
 }
 
-/* Everything that belongs to one but for the first. */
+/* Any but the first: with what comes before and after, and if need be. */
 static int run_next(struct checkpoint *cp, bool clean)
 {
 	int r;

@@ -16,8 +16,9 @@ struct entry_use {
 };
 
 struct entries {
-	pthread_mutex_t lock; /* guards all below */
-	struct notify due;    /* constant */
+	struct notify due;     /* constant */
+	pthread_mutex_t flush; /* held by the one flush; before @lock */
+	pthread_mutex_t lock;  /* guards all below */
 	size_t used;
 	int64_t first_ns;		  /* oldest use in memory, 0: none */
 	const struct entry_use *flushing; /* on their way to the index, by id */
@@ -31,6 +32,7 @@ int entries_new(struct notify due, struct entries **ret)
 
 	if (!es)
 		return -ENOMEM;
+	pthread_mutex_init(&es->flush, NULL);
 	pthread_mutex_init(&es->lock, NULL);
 	es->due = due;
 	*ret = es;
@@ -42,6 +44,7 @@ void entries_free(struct entries *es)
 	if (!es)
 		return;
 	pthread_mutex_destroy(&es->lock);
+	pthread_mutex_destroy(&es->flush);
 	free(es);
 }
 
@@ -179,6 +182,8 @@ int entry_flush(struct entries *es, struct index *ix)
 	uses = calloc(ENTRY_USES_MAX, sizeof(*uses));
 	if (!uses)
 		return -ENOMEM;
+	/* A second one would put what is on its way out of sight. */
+	LOCK_SCOPE(&es->flush);
 	n = entry_flush_take(es, uses);
 	for (size_t i = 0; i < n && !r; i += ENTRY_FLUSH_BATCH)
 		r = entry_flush_batch(

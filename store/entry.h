@@ -8,7 +8,8 @@
  * LRU ask entry_last_use(), which looks there first. What is in memory when
  * the process dies is lost: recency only.
  *
- * Threads: any. The mutex guards the table of uses and is a leaf.
+ * Threads: any; flushes exclude each other. The mutex that guards the table of
+ * uses is a leaf.
  */
 #ifndef STORE_ENTRY_H
 #define STORE_ENTRY_H
@@ -43,7 +44,8 @@ int entry_detach(struct index_txn *txn, uint64_t entry);
 /* @entry (0: nothing) was used now; @hit counts it as a hit. */
 void entry_touch(struct entries *es, uint64_t entry, bool hit);
 
-/* The last use, in memory or in @en. */
+/* The last use, in memory or in @en: an older @en than the last flush misses
+ * what that moved to the index. */
 int64_t entry_last_use(struct entries *es, uint64_t id,
 		       const struct entry_rec *en);
 

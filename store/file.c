@@ -16,19 +16,6 @@
 
 #define FILE_SUM_CHUNK (1 * MIB)
 
-enum quota_class file_class(const struct node *nd)
-{
-	switch ((enum layout_kind)nd->kind) {
-	case LAYOUT_HTTP:
-	case LAYOUT_TMP:
-		return QUOTA_HTTP;
-	case LAYOUT_WHEEL:
-		return QUOTA_WHEELS;
-	default:
-		return QUOTA_OTHER;
-	}
-}
-
 void file_set_verified(struct files *fs, uint64_t ino)
 {
 	LOCK_SCOPE(&fs->lock);
@@ -152,13 +139,6 @@ static int file_load_pack(struct files *fs, struct node *nd,
 	return 0;
 }
 
-static void file_unload(struct node *nd)
-{
-	pack_put(steal_ptr(nd->pack));
-	free(steal_ptr(nd->inline_data));
-	nd->loaded = false;
-}
-
 /* Fill the node from the index. @verify: the bytes will be wanted. */
 static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 		     bool verify)
@@ -174,7 +154,7 @@ static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 	else if (in->data == INODE_DATA_PACK)
 		r = file_load_pack(fs, nd, in, verify);
 	if (r < 0) {
-		file_unload(nd);
+		node_unload(nd);
 		if (r == -EBADMSG || r == -EIO)
 			return file_damaged(fs, in, strerror(-r));
 		return r;
@@ -185,278 +165,6 @@ static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 	nd->ctime_ns = in->ctime_ns;
 	nd->loaded = true;
 	return 0;
-}
-
-void file_settle(struct files *fs, struct node *nd, uint64_t reserved)
-{
-	uint64_t size, disk;
-
-	if (!nd->live) { /* it never came to the act */
-		room_settle(fs->t->room, reserved, 0);
-		return;
-	}
-	if (pack_stat(nd->pack, &size, &disk) < 0)
-		disk = nd->disk + reserved; /* the worst case stays charged */
-	if (disk >= nd->disk) {
-		room_settle(fs->t->room, reserved, disk - nd->disk);
-	} else {
-		room_settle(fs->t->room, reserved, 0);
-		room_credit(fs->t->room, nd->disk - disk);
-	}
-	nd->disk = disk;
-}
-
-/*
- * Make the pack writable in place if no checkpoint can have named it. That
- * must be asked inside the transaction that sets the flag: a checkpoint takes
- * its snapshot under the same lock. Returns 1 if it is done, 0 if not.
- */
-static int file_stage_in_place(struct files *fs, struct node *nd)
-{
-	cleanup_edit struct edit e = EDIT_INIT;
-	struct inode in;
-	uint64_t size;
-	int r;
-
-	if (!nd->pack)
-		return 0;
-	r = edit_begin(fs->t, QUOTA_OTHER, &e);
-	if (r < 0)
-		return r;
-	if (!pack_fresh(nd->pack))
-		return 0;
-	r = table_inode_get(e.txn, nd->ino, &in);
-	if (r < 0)
-		return r == -ENOENT ? -ESTALE : r;
-	in.flags |= INODE_WRITERS;
-	in.flags &= ~(uint32_t)INODE_SUMMED;
-	r = table_inode_put(e.txn, &in);
-	if (r < 0)
-		return r;
-	r = edit_commit(&e);
-	if (r < 0)
-		return r;
-	r = pack_stat(nd->pack, &size, &nd->disk);
-	return r < 0 ? r : 1;
-}
-
-/* The bytes so far into the new pack @pk. */
-static int file_copy_bytes(struct files *fs, struct node *nd, struct pack *pk)
-{
-	uint64_t bytes = nd->size + FILE_SLACK_BYTES;
-	int r = room_reserve(fs->t->room, file_class(nd), bytes);
-	struct node copy = { .pack = pk, .live = true };
-
-	if (r < 0)
-		return r;
-	if (nd->pack)
-		r = pack_clone(nd->pack, pk, nd->size);
-	else if (nd->inline_data)
-		r = pack_write(pk, nd->inline_data, nd->size, 0);
-	file_settle(fs, &copy, bytes);
-	return r;
-}
-
-/* Point the inode at the new pack, flagged; give up where its bytes were. */
-static int file_switch_pack(struct files *fs, struct node *nd, uint64_t id)
-{
-	cleanup_edit struct edit e = EDIT_INIT;
-	struct record_key key = record_key_id(nd->ino);
-	struct inode in;
-	int r = edit_begin(fs->t, QUOTA_OTHER, &e);
-
-	if (r < 0)
-		return r;
-	r = table_inode_get(e.txn, nd->ino, &in);
-	if (r < 0)
-		return r == -ENOENT ? -ESTALE : r;
-	if (in.data == INODE_DATA_PACK)
-		edit_doom(&e, in.pack);
-	if (in.data == INODE_DATA_INLINE) {
-		r = index_del(e.txn, INDEX_INLINE, &key);
-		if (r < 0 && r != -ENOENT)
-			return r;
-	}
-	in.data = INODE_DATA_PACK;
-	in.pack = id;
-	in.flags |= INODE_WRITERS;
-	in.flags &= ~(uint32_t)INODE_SUMMED;
-	r = table_inode_put(e.txn, &in);
-	if (r < 0)
-		return r;
-	return edit_commit(&e);
-}
-
-/* A new pack for the file, with its bytes if @keep. */
-static int file_stage_copy(struct files *fs, struct node *nd, bool keep)
-{
-	struct pack *pk;
-	uint64_t id, size;
-	int r = index_new_id(fs->t->ix, INDEX_ID_PACK, &id);
-
-	if (r < 0)
-		return r;
-	r = pack_create(fs->t->packs, id, &pk);
-	if (r < 0)
-		return r;
-	room_set_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
-	if (keep)
-		r = file_copy_bytes(fs, nd, pk);
-	if (r >= 0)
-		r = file_switch_pack(fs, nd, id);
-	if (r < 0) {
-		pack_put(pk);
-		pack_doom(fs->t->packs, id);
-		return r;
-	}
-	file_unload(nd);
-	nd->loaded = true;
-	nd->pack = pk;
-	nd->disk = 0;
-	if (pack_stat(pk, &size, &nd->disk) < 0)
-		nd->disk = 0;
-	if (!keep)
-		nd->size = 0;
-	return 0;
-}
-
-int file_stage(struct files *fs, struct node *nd, bool keep)
-{
-	int r;
-
-	if (nd->live)
-		return 0;
-	r = file_stage_in_place(fs, nd);
-	if (!r)
-		r = file_stage_copy(fs, nd, keep);
-	if (r < 0)
-		return r;
-	nd->live = true;
-	nd->alloc_end = nd->size;
-	nd->version++;
-	return 0;
-}
-
-int file_resize(struct files *fs, struct node *nd, uint64_t size)
-{
-	int r;
-
-	if (size > atomic_load(&fs->max_size))
-		return -EFBIG;
-	r = room_reserve(fs->t->room, QUOTA_SYSTEM, FILE_SLACK_BYTES);
-	if (r < 0)
-		return r;
-	r = pack_truncate(nd->pack, size);
-	file_settle(fs, nd, FILE_SLACK_BYTES);
-	if (r < 0)
-		return r;
-	nd->size = size;
-	if (nd->alloc_end > size)
-		nd->alloc_end = size;
-	nd->version++;
-	nd->mtime_ns = nd->ctime_ns = base_now_ns();
-	nd->mtime_dirty = true;
-	return 0;
-}
-
-/* Where the bytes of a closed file go: none, the index, or its pack. */
-static int file_settle_data(struct files *fs, struct edit *e, struct node *nd,
-			    struct inode *in)
-{
-	struct record_key key = record_key_id(nd->ino);
-	size_t max = index_leaf_max(fs->t->ix);
-	uint8_t buf[INDEX_VALUE_MAX];
-	ssize_t n;
-
-	if (nd->size && nd->size + RECORD_INLINE_HEAD > max)
-		return 0;
-	edit_doom(e, in->pack);
-	in->pack = 0;
-	in->alloc = 0;
-	in->data = INODE_DATA_NONE;
-	if (!nd->size)
-		return 0;
-
-	n = pack_read(nd->pack, buf + RECORD_INLINE_HEAD, nd->size, 0);
-	if (n < 0)
-		return (int)n;
-	if ((uint64_t)n != nd->size)
-		return -EIO;
-	record_u64_encode(digest_xxh3(buf + RECORD_INLINE_HEAD, nd->size), buf);
-	in->data = INODE_DATA_INLINE;
-	in->flags |= INODE_SUMMED;
-	return index_put(e->txn, INDEX_INLINE, &key, buf,
-			 RECORD_INLINE_HEAD + nd->size, false);
-}
-
-/* The transaction of a last writer's close. *@ret_pack: it keeps its pack. */
-static int file_commit_close(struct files *fs, struct node *nd, bool *ret_pack)
-{
-	cleanup_edit struct edit e = EDIT_INIT;
-	struct inode in;
-	int r = edit_begin(fs->t, QUOTA_SYSTEM, &e);
-
-	if (r < 0)
-		return r;
-	r = table_inode_get(e.txn, nd->ino, &in);
-	if (r < 0)
-		return r == -ENOENT ? -ESTALE : r;
-	in.flags &= ~(uint32_t)INODE_WRITERS;
-	in.size = nd->size;
-	in.alloc = nd->disk;
-	if (nd->mtime_dirty)
-		in.mtime_ns = nd->mtime_ns;
-	if (nd->ctime_ns > in.ctime_ns)
-		in.ctime_ns = nd->ctime_ns;
-	r = file_settle_data(fs, &e, nd, &in);
-	if (r < 0)
-		return r;
-	r = table_inode_put(e.txn, &in);
-	if (r < 0)
-		return r;
-	r = edit_commit(&e);
-	if (r >= 0)
-		*ret_pack = in.data == INODE_DATA_PACK;
-	return r;
-}
-
-/* The index could not be told: keep the node, and try again later. */
-static void file_keep_stuck(struct files *fs, struct node *nd, int error)
-{
-	char text[128];
-
-	if (nd->stuck || !node_find(fs->t->nodes, nd->ino))
-		return;
-	nd->stuck = true;
-	snprintf(text, sizeof(text),
-		 "closing inode %" PRIu64 " after writing: %s", nd->ino,
-		 strerror(-error));
-	fs->report(fs->report_arg, LOG_ERR, text);
-	fs->closed(fs->closed_arg, nd->ino);
-}
-
-/* The last writer is gone: from live to closed. */
-static void file_finish(struct files *fs, struct node *nd)
-{
-	bool keeps_pack = false;
-	int r = pack_truncate(nd->pack, nd->size);
-
-	file_settle(fs, nd, 0);
-	if (r >= 0)
-		r = file_commit_close(fs, nd, &keeps_pack);
-	if (r < 0) {
-		file_keep_stuck(fs, nd, r);
-		return;
-	}
-	nd->live = false;
-	nd->mtime_dirty = false;
-	if (keeps_pack)
-		fs->closed(fs->closed_arg, nd->ino);
-	else
-		file_unload(nd);
-	if (nd->stuck) /* never the last use: the caller has one */
-		(void)node_put(nd);
-	nd->stuck = false;
 }
 
 /* Under the node's lock; @in is the inode as the index has it. */
@@ -475,9 +183,9 @@ static int file_open_node(struct files *fs, struct node *nd, int flags,
 	if (r < 0)
 		return r;
 	if (flags & FILE_TRUNCATE) {
-		r = file_stage(fs, nd, false);
+		r = stage_begin(fs, nd, false);
 		if (r >= 0)
-			r = file_resize(fs, nd, 0);
+			r = stage_resize(fs, nd, 0);
 		if (r < 0)
 			return r;
 	}
@@ -506,7 +214,7 @@ int file_open(struct files *fs, uint64_t ino, int flags,
 	if (r >= 0)
 		r = file_open_node(fs, f->nd, flags, &in);
 	if (r < 0 && f->nd->live && !f->nd->writers)
-		file_finish(fs, f->nd);
+		stage_end(fs, f->nd);
 	pthread_rwlock_unlock(&f->nd->lock);
 	if (r < 0) {
 		file_put(fs, f->nd);
@@ -532,7 +240,7 @@ void file_close(struct store_file *f)
 		pthread_rwlock_wrlock(&nd->lock);
 		nd->writers -= f->writable;
 		if (!nd->writers && nd->live)
-			file_finish(fs, nd);
+			stage_end(fs, nd);
 		drop = !nd->writers && nd->bad;
 		pthread_rwlock_unlock(&nd->lock);
 	}
@@ -590,9 +298,9 @@ int file_truncate(struct files *fs, uint64_t ino, uint64_t size)
 	pthread_rwlock_wrlock(&f->nd->lock);
 	r = size > atomic_load(&fs->max_size) ? -EFBIG : 0;
 	if (r >= 0)
-		r = file_stage(fs, f->nd, size > 0);
+		r = stage_begin(fs, f->nd, size > 0);
 	if (r >= 0)
-		r = file_resize(fs, f->nd, size);
+		r = stage_resize(fs, f->nd, size);
 	pthread_rwlock_unlock(&f->nd->lock);
 	file_close(f);
 	return r;

@@ -2,15 +2,6 @@
 /*
  * Open files: from the first open to the last close.
  *
- * States of a file's node:
- *	closed	bytes inline or in a pack that a checkpoint may name; the index
- *		knows all. Never changed in place.
- *	live	staged: a pack of its own that is written in place, flagged
- *		INODE_WRITERS in the index; size and times are in the node.
- * file_stage() leads from closed to live (a copy, unless no checkpoint can
- * have named the pack), the last writer's close back: small files move into
- * the index, others wait for their checksum (@closed is told).
- *
  * Verification: the first open since the mount compares the bytes with their
  * XXH3; what does not match is dropped and the open is -ENOENT.
  *
@@ -21,27 +12,10 @@
 #ifndef STORE_FILE_H
 #define STORE_FILE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "store/edit.h"
-#include "store/idset.h"
-#include "store/node.h"
-
-struct files {
-	struct tree *t; /* borrowed */
-	/* A file waits for its checksum; @arg is borrowed. Must not block. */
-	void (*closed)(void *arg, uint64_t ino);
-	void *closed_arg;
-	void (*report)(void *arg, int priority, const char *text);
-	void *report_arg;
-	atomic_uint_fast64_t max_size; /* of a file: -EFBIG above */
-	atomic_uint_fast64_t damaged;  /* files dropped for wrong bytes */
-
-	pthread_mutex_t lock;  /* guards @verified; a leaf */
-	struct idset verified; /* inodes whose bytes were found right */
-};
+#include "store/stage.h"
 
 struct store_file {
 	struct files *fs;
@@ -76,20 +50,5 @@ bool file_verified(struct files *fs, uint64_t ino);
 
 /* The XXH3 of @size bytes of @pk; -EBADMSG if it is shorter. */
 int file_sum_pack(struct pack *pk, uint64_t size, uint64_t *ret);
-
-/*
- * For fileio: the node's lock is held for writing.
- * file_stage() makes the file live, with its bytes if @keep, else empty.
- * file_resize() sets the size of a live file.
- * file_settle() ends an act for which @reserved bytes were charged.
- */
-int file_stage(struct files *fs, struct node *nd, bool keep);
-int file_resize(struct files *fs, struct node *nd, uint64_t size);
-void file_settle(struct files *fs, struct node *nd, uint64_t reserved);
-enum quota_class file_class(const struct node *nd);
-
-/* An act on a pack may take this much more than its bytes: partial blocks at
- * both ends and the file system's own (extent) blocks. */
-#define FILE_SLACK_BYTES (64 * KIB)
 
 #endif

@@ -27,6 +27,8 @@ int fileio_read_begin(struct store_file *f, uint64_t off, size_t len,
 			memcpy(rd.mem, nd->inline_data + off, rd.len);
 		else
 			r = -ENOMEM;
+	} else if (rd.len) {
+		r = -EIO;
 	}
 	pthread_rwlock_unlock(&nd->lock);
 	if (r < 0)
@@ -79,7 +81,7 @@ static int fileio_write_locked(struct store_file *f, uint64_t off,
 			       const void *buf, uint64_t len, uint64_t ahead)
 {
 	struct node *nd = f->nd;
-	int r = file_stage(f->fs, nd, true);
+	int r = stage_begin(f->fs, nd, true);
 
 	if (r < 0)
 		return r;
@@ -104,13 +106,13 @@ static int fileio_write_once(struct store_file *f, uint64_t off,
 	pthread_rwlock_rdlock(&nd->lock);
 	ahead = fileio_ahead(nd, off, len);
 	pthread_rwlock_unlock(&nd->lock);
-	bound = ahead + FILE_SLACK_BYTES;
-	r = room_reserve(f->fs->t->room, file_class(nd), bound);
+	bound = ahead + STAGE_SLACK_BYTES;
+	r = room_reserve(f->fs->t->room, stage_class(nd), bound);
 	if (r < 0)
 		return r;
 	pthread_rwlock_wrlock(&nd->lock);
 	r = fileio_write_locked(f, off, buf, len, ahead);
-	file_settle(f->fs, nd, bound);
+	stage_settle(f->fs, nd, bound);
 	pthread_rwlock_unlock(&nd->lock);
 	return r;
 }
@@ -151,7 +153,7 @@ int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
 {
 	struct node *nd = f->nd;
 	bool punch = mode & FALLOC_FL_PUNCH_HOLE;
-	uint64_t bound = (punch ? 0 : len) + FILE_SLACK_BYTES;
+	uint64_t bound = (punch ? 0 : len) + STAGE_SLACK_BYTES;
 	int r;
 
 	if (!f->writable)
@@ -162,11 +164,11 @@ int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
 		return -EINVAL;
 	if (off + len > atomic_load(&f->fs->max_size))
 		return -EFBIG;
-	r = room_reserve(f->fs->t->room, file_class(nd), bound);
+	r = room_reserve(f->fs->t->room, stage_class(nd), bound);
 	if (r < 0)
 		return r;
 	pthread_rwlock_wrlock(&nd->lock);
-	r = file_stage(f->fs, nd, true);
+	r = stage_begin(f->fs, nd, true);
 	if (r >= 0)
 		r = pack_fallocate(nd->pack, mode, off, len);
 	if (r >= 0) {
@@ -178,7 +180,7 @@ int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
 		nd->mtime_ns = nd->ctime_ns = base_now_ns();
 		nd->mtime_dirty = true;
 	}
-	file_settle(f->fs, nd, bound);
+	stage_settle(f->fs, nd, bound);
 	pthread_rwlock_unlock(&nd->lock);
 	return r;
 }
@@ -228,13 +230,13 @@ static ssize_t fileio_copy_packs(struct store_file *to, uint64_t to_off,
 				 struct fileio_read *rd)
 {
 	struct node *nd = to->nd;
-	uint64_t len = rd->len, bound = len + FILE_SLACK_BYTES;
-	ssize_t n = room_reserve(to->fs->t->room, file_class(nd), bound);
+	uint64_t len = rd->len, bound = len + STAGE_SLACK_BYTES;
+	ssize_t n = room_reserve(to->fs->t->room, stage_class(nd), bound);
 
 	if (n < 0)
 		return n;
 	pthread_rwlock_wrlock(&nd->lock);
-	n = file_stage(to->fs, nd, true);
+	n = stage_begin(to->fs, nd, true);
 	if (n >= 0)
 		n = pack_copy_range(rd->pack, rd->pos, nd->pack, to_off, len);
 	if (n > 0) {
@@ -244,7 +246,7 @@ static ssize_t fileio_copy_packs(struct store_file *to, uint64_t to_off,
 		nd->mtime_ns = nd->ctime_ns = base_now_ns();
 		nd->mtime_dirty = true;
 	}
-	file_settle(to->fs, nd, bound);
+	stage_settle(to->fs, nd, bound);
 	pthread_rwlock_unlock(&nd->lock);
 	return n;
 }

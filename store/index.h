@@ -61,6 +61,8 @@ struct index_txn;
 
 /*
  * Open or create the environment in directory @path (data.mdb, lock.mdb).
+ * Unless INDEX_RDONLY is given this commits once, to make missing tables and
+ * to go on with ids that were never handed out.
  * @changed:  called (from committing threads, no lock held that the callee
  *            could want, but possibly in the middle of a store operation: it
  *            must not block) at the first commit after a pin, and when the
@@ -99,8 +101,10 @@ bool index_frozen(const struct index *ix);
 
 /*
  * A fresh id, never handed out before, also not by an earlier process or
- * before a restore. Any thread, in or outside of transactions.
- * -EAGAIN: INDEX_ID_STEP ids were taken without one commit.
+ * before a restore. Any thread, in or outside of transactions. Calls @changed
+ * when half of a step is used up, so that a checkpoint brings more if no
+ * commit does.
+ * -EAGAIN: at least INDEX_ID_STEP ids were taken without one commit.
  */
 int index_new_id(struct index *ix, enum index_id which, uint64_t *ret);
 

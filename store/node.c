@@ -188,3 +188,10 @@ bool node_claim_end(struct node *nd)
 		node_free(nd);
 	return gone;
 }
+
+void node_unload(struct node *nd)
+{
+	pack_put(steal_ptr(nd->pack));
+	free(steal_ptr(nd->inline_data));
+	nd->loaded = false;
+}

@@ -81,4 +81,7 @@ int node_claim(struct nodes *ns, uint64_t ino, struct node **ret,
 /* Returns true if nobody has the inode open (any more). */
 bool node_claim_end(struct node *nd);
 
+/* Let go of the bytes. The caller has the node's lock for writing. */
+void node_unload(struct node *nd);
+
 #endif

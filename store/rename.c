@@ -142,6 +142,10 @@ static int rename_exchange(struct edit *e, struct rename_side *from,
 	r = rename_attach_side(e, to, &from->in);
 	if (r < 0)
 		return r;
+	/* That may have given the directory above, of a wheel, an entry. */
+	r = table_inode_get(e->txn, from->dir->ino, from->dir);
+	if (r < 0)
+		return r;
 	return rename_attach_side(e, from, &to->in);
 }
 

@@ -105,9 +105,10 @@ static int setup_index(struct store *st, int found, char *why, size_t why_size)
 	return r;
 }
 
-/* Recover the index; one that is of no use is set aside. Returns what was
- * found, or an error. */
-static int setup_recover(struct store *st, char *why, size_t why_size)
+/* Recover the index; one that is of no use is set aside, or refused. Returns
+ * what was found, or an error. */
+static int setup_recover(struct store *st, bool set_aside, char *why,
+			 size_t why_size)
 {
 	char text[320], reason[200] = "";
 	int found = checkpoint_recover(st->home.index_fd, false, reason,
@@ -128,6 +129,13 @@ static int setup_recover(struct store *st, char *why, size_t why_size)
 	}
 	if (found != CHECKPOINT_UNREADABLE)
 		return found;
+	if (!set_aside) {
+		snprintf(
+			why, why_size,
+			"the index is unreadable (%s); mount the store to begin with an empty one",
+			reason);
+		return -EBADMSG;
+	}
 	r = home_set_aside(&st->home);
 	if (r < 0) {
 		snprintf(why, why_size, "setting the damaged index aside: %s",
@@ -303,7 +311,9 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 		       char *why, size_t why_size)
 {
 	struct sweep_result res = { 0 };
-	int found = setup_recover(st, why, why_size), r;
+	int found = setup_recover(st, cfg->flags & STORE_OPEN_CREATE, why,
+				  why_size);
+	int r;
 
 	if (found < 0)
 		return found;

@@ -59,7 +59,9 @@ struct store_limits {
 };
 
 enum store_open_flags {
-	STORE_OPEN_CREATE = 1 << 0, /* make an empty store if there is none */
+	STORE_OPEN_CREATE = 1 << 0, /* for a daemon: make an empty store if */
+	/* there is none, and in the place of one */
+	/* whose index is unreadable */
 };
 
 struct store_config {
@@ -83,7 +85,8 @@ struct store_config {
  * @why:     on failure: one line that names path, reason and what to do.
  * Returns:  -EBUSY held by another process (named in @why; one that is ending
  *           is waited for, up to 10 s), -EMEDIUMTYPE not a store or of a newer
- *           format, -ENOTSUP network file system below, -ENOENT, -EINVAL bad
+ *           format, -EBADMSG unreadable index (without STORE_OPEN_CREATE),
+ *           -ENOTSUP network file system below, -ENOENT, -EINVAL bad
  *           limits, -EROFS, -EIO, ...; the directory is unchanged then.
  */
 int store_open(const struct store_config *cfg, struct store **ret, char *why,

@@ -279,6 +279,7 @@ int main(void)
 	Suite *suite = suite_create("audit");
 	TCase *tc = new_case(suite, "snapshot");
 
+	scratch_in_memory();
 	tcase_add_test(tc, new_index_is_whole);
 	tcase_add_test(tc, every_snapshot_of_a_busy_index_is_whole);
 	tcase_add_test(tc, short_file_is_found);

@@ -54,6 +54,15 @@ def pytest_runtest_makereport(item, call):
             report.sections.append((f"log of {store.path}", "\n".join(lines)))
 
 
+@pytest.fixture(autouse=True)
+def keep_only_failures(request, tmp_path):
+    """Stores are large: what a good test leaves is removed. Being autouse
+    this is set up first and so comes last, when all is unmounted."""
+    yield
+    if not request.node.failed:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
 @pytest.fixture
 def mount(request, tmp_path, loopfs):  # pylint: disable=unused-argument
     """Factory: `mount(opts, ...)` mounts a fresh store and returns a Store.
@@ -79,9 +88,8 @@ def mount(request, tmp_path, loopfs):  # pylint: disable=unused-argument
         wrong.append(store.finish())
         store.dog.cancel()
     wrong = [w for w in wrong if w]
-    if not wrong and not request.node.failed:
-        shutil.rmtree(tmp_path, ignore_errors=True)
     if wrong:
+        request.node.failed = True
         pytest.fail("\n".join(wrong))
 
 

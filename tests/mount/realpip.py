@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Real wheels and real pips, fetched from PyPI once and kept.
 
-Fetching uses the machine's pip and its settings (PIP_* and the like); the
-pips under test see none of them, see `environment()`.
+Fetching uses the pip that comes with Python and the machine's settings (PIP_*
+and the like); the pips under test see none of them, see `environment()`.
 """
 
 import contextlib
@@ -52,9 +52,14 @@ def made_once(path):
 
 
 def _download(where, *args):
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet",
-                    "--disable-pip-version-check", "--dest", where, *args],
-                   check=True)
+    """pip download, by a virtual environment with the pip of ensurepip."""
+    fetcher = DATA / "venv-fetch"
+    if not (fetcher / "bin" / "pip").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", fetcher],
+                       check=True)
+    subprocess.run([fetcher / "bin" / "python", "-m", "pip", "download",
+                    "--quiet", "--disable-pip-version-check", "--dest", where,
+                    *args], check=True)
 
 
 def fetch_wheels():

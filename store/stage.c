@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/stage.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "store/digest.h"
+#include "store/layout.h"
+#include "store/table.h"
+
+enum quota_class stage_class(const struct node *nd)
+{
+	switch ((enum layout_kind)nd->kind) {
+	case LAYOUT_HTTP:
+	case LAYOUT_TMP:
+		return QUOTA_HTTP;
+	case LAYOUT_WHEEL:
+		return QUOTA_WHEELS;
+	default:
+		return QUOTA_OTHER;
+	}
+}
+
+void stage_settle(struct files *fs, struct node *nd, uint64_t reserved)
+{
+	uint64_t size, disk;
+
+	if (!nd->live) { /* it never came to the act */
+		room_settle(fs->t->room, reserved, 0);
+		return;
+	}
+	if (pack_stat(nd->pack, &size, &disk) < 0)
+		disk = nd->disk + reserved; /* the worst case stays charged */
+	if (disk >= nd->disk) {
+		room_settle(fs->t->room, reserved, disk - nd->disk);
+	} else {
+		room_settle(fs->t->room, reserved, 0);
+		room_credit(fs->t->room, nd->disk - disk);
+	}
+	nd->disk = disk;
+}
+
+/*
+ * Make the pack writable in place if no checkpoint can have named it. That
+ * must be asked inside the transaction that sets the flag: a checkpoint takes
+ * its snapshot under the same lock. Returns 1 if it is done, 0 if not.
+ */
+static int stage_in_place(struct files *fs, struct node *nd)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct inode in;
+	uint64_t size;
+	int r;
+
+	if (!nd->pack)
+		return 0;
+	r = edit_begin(fs->t, QUOTA_OTHER, &e);
+	if (r < 0)
+		return r;
+	if (!pack_fresh(nd->pack))
+		return 0;
+	r = table_inode_get(e.txn, nd->ino, &in);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	in.flags |= INODE_WRITERS;
+	in.flags &= ~(uint32_t)INODE_SUMMED;
+	r = table_inode_put(e.txn, &in);
+	if (r < 0)
+		return r;
+	r = edit_commit(&e);
+	if (r < 0)
+		return r;
+	r = pack_stat(nd->pack, &size, &nd->disk);
+	return r < 0 ? r : 1;
+}
+
+/* The bytes so far into the new pack @pk. */
+static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk)
+{
+	uint64_t bytes = nd->size + STAGE_SLACK_BYTES;
+	int r = room_reserve(fs->t->room, stage_class(nd), bytes);
+	struct node copy = { .pack = pk, .live = true };
+
+	if (r < 0)
+		return r;
+	if (nd->pack)
+		r = pack_clone(nd->pack, pk, nd->size);
+	else if (nd->inline_data)
+		r = pack_write(pk, nd->inline_data, nd->size, 0);
+	stage_settle(fs, &copy, bytes);
+	return r;
+}
+
+/* Point the inode at the new pack, flagged; give up where its bytes were. */
+static int stage_switch_pack(struct files *fs, struct node *nd, uint64_t id)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct record_key key = record_key_id(nd->ino);
+	struct inode in;
+	int r = edit_begin(fs->t, QUOTA_OTHER, &e);
+
+	if (r < 0)
+		return r;
+	r = table_inode_get(e.txn, nd->ino, &in);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	if (in.data == INODE_DATA_PACK)
+		edit_doom(&e, in.pack);
+	if (in.data == INODE_DATA_INLINE) {
+		r = index_del(e.txn, INDEX_INLINE, &key);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+	in.data = INODE_DATA_PACK;
+	in.pack = id;
+	in.flags |= INODE_WRITERS;
+	in.flags &= ~(uint32_t)INODE_SUMMED;
+	r = table_inode_put(e.txn, &in);
+	if (r < 0)
+		return r;
+	return edit_commit(&e);
+}
+
+/* A new pack for the file, with its bytes if @keep. */
+static int stage_copy(struct files *fs, struct node *nd, bool keep)
+{
+	struct pack *pk;
+	uint64_t id, size;
+	int r = index_new_id(fs->t->ix, INDEX_ID_PACK, &id);
+
+	if (r < 0)
+		return r;
+	r = pack_create(fs->t->packs, id, &pk);
+	if (r < 0)
+		return r;
+	room_set_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
+	if (keep)
+		r = stage_copy_bytes(fs, nd, pk);
+	if (r >= 0)
+		r = stage_switch_pack(fs, nd, id);
+	if (r < 0) {
+		pack_put(pk);
+		pack_doom(fs->t->packs, id);
+		return r;
+	}
+	node_unload(nd);
+	nd->loaded = true;
+	nd->pack = pk;
+	nd->disk = 0;
+	if (pack_stat(pk, &size, &nd->disk) < 0)
+		nd->disk = 0;
+	if (!keep)
+		nd->size = 0;
+	return 0;
+}
+
+int stage_begin(struct files *fs, struct node *nd, bool keep)
+{
+	int r;
+
+	if (nd->live)
+		return 0;
+	r = stage_in_place(fs, nd);
+	if (!r)
+		r = stage_copy(fs, nd, keep);
+	if (r < 0)
+		return r;
+	nd->live = true;
+	nd->alloc_end = nd->size;
+	nd->version++;
+	return 0;
+}
+
+int stage_resize(struct files *fs, struct node *nd, uint64_t size)
+{
+	int r;
+
+	if (size > atomic_load(&fs->max_size))
+		return -EFBIG;
+	r = room_reserve(fs->t->room, QUOTA_SYSTEM, STAGE_SLACK_BYTES);
+	if (r < 0)
+		return r;
+	r = pack_truncate(nd->pack, size);
+	stage_settle(fs, nd, STAGE_SLACK_BYTES);
+	if (r < 0)
+		return r;
+	nd->size = size;
+	if (nd->alloc_end > size)
+		nd->alloc_end = size;
+	nd->version++;
+	nd->mtime_ns = nd->ctime_ns = base_now_ns();
+	nd->mtime_dirty = true;
+	return 0;
+}
+
+/* Where the bytes of a closed file go: none, the index, or its pack. */
+static int stage_place_data(struct files *fs, struct edit *e, struct node *nd,
+			    struct inode *in)
+{
+	struct record_key key = record_key_id(nd->ino);
+	size_t max = index_leaf_max(fs->t->ix);
+	uint8_t buf[INDEX_VALUE_MAX];
+	ssize_t n;
+
+	if (nd->size && nd->size + RECORD_INLINE_HEAD > max)
+		return 0;
+	edit_doom(e, in->pack);
+	in->pack = 0;
+	in->alloc = 0;
+	in->data = INODE_DATA_NONE;
+	if (!nd->size)
+		return 0;
+
+	n = pack_read(nd->pack, buf + RECORD_INLINE_HEAD, nd->size, 0);
+	if (n < 0)
+		return (int)n;
+	if ((uint64_t)n != nd->size)
+		return -EIO;
+	record_u64_encode(digest_xxh3(buf + RECORD_INLINE_HEAD, nd->size), buf);
+	in->data = INODE_DATA_INLINE;
+	in->flags |= INODE_SUMMED;
+	return index_put(e->txn, INDEX_INLINE, &key, buf,
+			 RECORD_INLINE_HEAD + nd->size, false);
+}
+
+/* The transaction of a last writer's close. *@ret_pack: it keeps its pack. */
+static int stage_commit_end(struct files *fs, struct node *nd, bool *ret_pack)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct inode in;
+	int r = edit_begin(fs->t, QUOTA_SYSTEM, &e);
+
+	if (r < 0)
+		return r;
+	r = table_inode_get(e.txn, nd->ino, &in);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	in.flags &= ~(uint32_t)INODE_WRITERS;
+	in.size = nd->size;
+	in.alloc = nd->disk;
+	if (nd->mtime_dirty)
+		in.mtime_ns = nd->mtime_ns;
+	if (nd->ctime_ns > in.ctime_ns)
+		in.ctime_ns = nd->ctime_ns;
+	r = stage_place_data(fs, &e, nd, &in);
+	if (r < 0)
+		return r;
+	r = table_inode_put(e.txn, &in);
+	if (r < 0)
+		return r;
+	r = edit_commit(&e);
+	if (r >= 0)
+		*ret_pack = in.data == INODE_DATA_PACK;
+	return r;
+}
+
+/* The index could not be told: keep the node, and try again later. */
+static void stage_keep_stuck(struct files *fs, struct node *nd, int error)
+{
+	char text[128];
+
+	if (nd->stuck || !node_find(fs->t->nodes, nd->ino))
+		return;
+	nd->stuck = true;
+	snprintf(text, sizeof(text),
+		 "closing inode %" PRIu64 " after writing: %s", nd->ino,
+		 strerror(-error));
+	fs->report(fs->report_arg, LOG_ERR, text);
+	fs->closed(fs->closed_arg, nd->ino);
+}
+
+/* The bytes are in the index now; those who have the file open read on, from
+ * memory. Out of memory: they get -EIO until it is opened again. */
+static void stage_leave_pack(struct node *nd)
+{
+	cleanup_free uint8_t *bytes = malloc(nd->size + 1);
+	bool whole = bytes && pack_read(nd->pack, bytes, nd->size, 0) ==
+				      (ssize_t)nd->size;
+
+	node_unload(nd);
+	if (!whole)
+		return;
+	nd->inline_data = steal_ptr(bytes);
+	nd->loaded = true;
+}
+
+void stage_end(struct files *fs, struct node *nd)
+{
+	bool keeps_pack = false;
+	int r = pack_truncate(nd->pack, nd->size);
+
+	stage_settle(fs, nd, 0);
+	if (r >= 0)
+		r = stage_commit_end(fs, nd, &keeps_pack);
+	if (r < 0) {
+		stage_keep_stuck(fs, nd, r);
+		return;
+	}
+	nd->live = false;
+	nd->mtime_dirty = false;
+	if (keeps_pack)
+		fs->closed(fs->closed_arg, nd->ino);
+	else
+		stage_leave_pack(nd);
+	if (nd->stuck) /* never the last use: the caller has one */
+		(void)node_put(nd);
+	nd->stuck = false;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Staging: how the bytes of a file become writable, and how that ends.
+ *
+ * States of a file's node:
+ *	closed	bytes inline or in a pack that a checkpoint may name; the index
+ *		knows all. Never changed in place.
+ *	live	staged: a pack of its own that is written in place, flagged
+ *		INODE_WRITERS in the index; size and times are in the node.
+ *
+ *	stage_begin()	closed -> live: a copy, unless no checkpoint can have
+ *			named the pack
+ *	...		the pack is changed; stage_settle(), stage_resize()
+ *	stage_end()	live -> closed, when the last writer is gone: small
+ *			files move into the index, others wait for their
+ *			checksum (@closed is told)
+ *
+ * The caller of each holds the node's lock for writing; it comes before the
+ * index's write lock. Errors as in store.h.
+ */
+#ifndef STORE_STAGE_H
+#define STORE_STAGE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/edit.h"
+#include "store/idset.h"
+#include "store/node.h"
+
+/* An act on a pack may take this much more than its bytes: partial blocks at
+ * both ends and the file system's own (extent) blocks. */
+#define STAGE_SLACK_BYTES (64 * KIB)
+
+/* What open files share. */
+struct files {
+	struct tree *t; /* borrowed */
+	/* A file waits for its checksum; @arg is borrowed. Must not block. */
+	void (*closed)(void *arg, uint64_t ino);
+	void *closed_arg;
+	void (*report)(void *arg, int priority, const char *text);
+	void *report_arg;
+	atomic_uint_fast64_t max_size; /* of a file: -EFBIG above */
+	atomic_uint_fast64_t damaged;  /* files dropped for wrong bytes */
+
+	pthread_mutex_t lock;  /* guards @verified; a leaf */
+	struct idset verified; /* inodes whose bytes were found right */
+};
+
+/* What the bytes of the file are charged as. */
+enum quota_class stage_class(const struct node *nd);
+
+/* Make the file live, with its bytes if @keep, else empty. */
+int stage_begin(struct files *fs, struct node *nd, bool keep);
+
+/* End an act for which @reserved bytes were charged; live or not. */
+void stage_settle(struct files *fs, struct node *nd, uint64_t reserved);
+
+/* Set the size of a live file, and its times. */
+int stage_resize(struct files *fs, struct node *nd, uint64_t size);
+
+/* The last writer is gone. When the index cannot be told, the node stays live
+ * and stuck, and the next close tries again. */
+void stage_end(struct files *fs, struct node *nd);
+
+#endif
