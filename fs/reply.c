@@ -144,8 +144,9 @@ static int list_entry(void *arg, const char *name, const struct stat *st,
 	size_t room = l->size - l->used, need;
 	char *at = l->buf + l->used;
 
-	/* Of "." and ".." the kernel wants no node. */
-	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+	/* Of "." and ".." the kernel wants no node, and an inode that is gone
+	 * has no attributes. */
+	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || !st->st_nlink)
 		e.ino = 0;
 	if (l->plus)
 		need = fuse_add_direntry_plus(l->req, at, room, name, &e, next);

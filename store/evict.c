@@ -170,20 +170,15 @@ static int evict_loop(struct evict *ev, struct evict_run *run,
 	return 0;
 }
 
-/* What was given up already only waits for a checkpoint. */
-static int evict_pending(struct evict *ev, struct evict_result *res)
+/* What lies aside goes first; what was given up before only waits for the
+ * checkpoint that ends the pass. */
+static uint64_t evict_pending(struct evict *ev)
 {
-	uint64_t pending = packs_doomed_bytes(ev->cfg.t->packs);
-	int r;
+	uint64_t bytes = packs_doomed_bytes(ev->cfg.t->packs);
 
 	if (ev->cfg.reclaim)
-		res->bytes += ev->cfg.reclaim(ev->cfg.reclaim_arg);
-	if (!pending)
-		return 0;
-	r = checkpoint_run(ev->cfg.cp);
-	if (r >= 0)
-		res->bytes += pending;
-	return r;
+		bytes += ev->cfg.reclaim(ev->cfg.reclaim_arg);
+	return bytes;
 }
 
 int evict_pass(struct evict *ev, const struct evict_how *how,
@@ -197,7 +192,7 @@ int evict_pass(struct evict *ev, const struct evict_how *how,
 		.queues = { { .queue = LAYOUT_QUEUE_HTTP },
 			    { .queue = LAYOUT_QUEUE_WHEELS } },
 	};
-	int r = 0;
+	int r;
 
 	LOCK_SCOPE(&ev->pass);
 	(void)entry_flush(ev->cfg.t->entries, ev->cfg.t->ix);
@@ -205,10 +200,9 @@ int evict_pass(struct evict *ev, const struct evict_how *how,
 		run.queues[i].at =
 			record_key_lru((uint8_t)run.queues[i].queue, 0, 0);
 	if (!how->dry_run)
-		r = evict_pending(ev, &res);
-	if (r >= 0)
-		r = evict_loop(ev, &run, &res);
-	if (res.units && !how->dry_run) {
+		res.bytes = evict_pending(ev);
+	r = evict_loop(ev, &run, &res);
+	if (res.bytes && !how->dry_run) {
 		int r2 = checkpoint_run(ev->cfg.cp);
 
 		r = r < 0 ? r : r2;

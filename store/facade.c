@@ -51,8 +51,11 @@ static int store_answer(struct store *st, int r, struct inode *in,
 {
 	if (r < 0 || !ret)
 		return r;
-	if (S_ISREG(in->mode))
-		file_overlay(&st->files, in);
+	if (S_ISREG(in->mode)) {
+		r = file_overlay(&st->files, in);
+		if (r < 0)
+			return r;
+	}
 	store_fill_stat(in, ret);
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "store/unit.h"
 
 #define FILE_SUM_CHUNK (1 * MIB)
+#define FILE_OVERLAY_TRIES 8 /* each lost to another open and close */
 
 void file_set_verified(struct files *fs, uint64_t ino)
 {
@@ -255,16 +256,17 @@ void file_close(struct store_file *f)
  * the reading of @in and here: a node that is not live tells nothing then, and
  * @in is of before the close. So read it again while no close can happen.
  */
-void file_overlay(struct files *fs, struct inode *in)
+/* True if the node knows better than @in, which it then corrected. */
+static bool file_overlay_node(struct files *fs, struct inode *in)
 {
 	struct node *nd = node_find(fs->t->nodes, in->ino);
+	bool live;
 
-	if (nd)
-		pthread_rwlock_rdlock(&nd->lock);
-	(void)tree_get(fs->t, in->ino, in); /* if gone meanwhile: as it was */
 	if (!nd)
-		return;
-	if (nd->live) {
+		return false;
+	pthread_rwlock_rdlock(&nd->lock);
+	live = nd->live;
+	if (live) {
 		in->size = nd->size;
 		in->alloc = nd->disk;
 		if (nd->mtime_dirty)
@@ -274,6 +276,23 @@ void file_overlay(struct files *fs, struct inode *in)
 	}
 	pthread_rwlock_unlock(&nd->lock);
 	file_put(fs, nd);
+	return live;
+}
+
+/* A record with the flag of a writer is only good together with its node: if
+ * that was closed in between, the record is read again. */
+int file_overlay(struct files *fs, struct inode *in)
+{
+	int r;
+
+	for (unsigned i = 0; i < FILE_OVERLAY_TRIES; i++) {
+		if (file_overlay_node(fs, in) || !(in->flags & INODE_WRITERS))
+			return 0;
+		r = tree_get(fs->t, in->ino, in);
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 void file_forget_mtime(struct files *fs, uint64_t ino)

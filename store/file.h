@@ -35,8 +35,9 @@ int file_open(struct files *fs, uint64_t ino, int flags,
 	      struct store_file **ret);
 void file_close(struct store_file *f);
 
-/* Lay what open files know over @in, as read from the index. */
-void file_overlay(struct files *fs, struct inode *in);
+/* Lay what open files know over @in, as read from the index. -ESTALE: it has
+ * gone meanwhile. */
+int file_overlay(struct files *fs, struct inode *in);
 
 /* truncate(2) of a file that may be closed. */
 int file_truncate(struct files *fs, uint64_t ino, uint64_t size);

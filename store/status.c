@@ -270,29 +270,40 @@ int store_status(struct store *st, struct store_status *ret)
 	return 0;
 }
 
+/* Bytes that have to go until no more than @to are charged. */
+static uint64_t status_too_much(struct store *st, uint64_t to)
+{
+	struct room_stat rs;
+
+	if (!to)
+		return UINT64_MAX;
+	room_stat(st->room, &rs);
+	return rs.quota.charged > to ? rs.quota.charged - to : 0;
+}
+
+/* Evicting makes the index grow a little: a mark is met by going on until it
+ * is, or until nothing more goes. */
 int store_prune(struct store *st, const struct store_prune *how,
 		struct store_pruned *ret)
 {
-	struct evict_how eh = { .bytes = UINT64_MAX,
-				.older_than_ns = INT64_MAX,
+	struct evict_how eh = { .older_than_ns = INT64_MAX,
 				.no_grace = how->no_grace,
 				.dry_run = how->dry_run };
+	struct store_pruned sum = { 0 };
 	struct evict_result res;
-	struct room_stat rs;
 	int r;
 
-	room_stat(st->room, &rs);
-	if (how->to_bytes)
-		eh.bytes = rs.quota.charged > how->to_bytes
-				   ? rs.quota.charged - how->to_bytes
-				   : 0;
 	if (how->older_than_sec >= 0)
 		eh.older_than_ns =
 			base_now_ns() - how->older_than_sec * NSEC_PER_SEC;
-	r = evict_pass(st->evict, &eh, &res);
+	do {
+		eh.bytes = status_too_much(st, how->to_bytes);
+		r = evict_pass(st->evict, &eh, &res);
+		sum.units += res.units;
+		sum.bytes += res.bytes;
+	} while (r >= 0 && res.units && how->to_bytes && !how->dry_run);
 	if (r >= 0 && !how->dry_run)
 		r = unit_prune_empty(&st->tree, INT64_MAX);
-	ret->units = res.units;
-	ret->bytes = res.bytes;
+	*ret = sum;
 	return r;
 }
