@@ -31,7 +31,7 @@ static void edit_end(struct edit *e, bool committed)
 	bool reap[EDIT_DROPS_MAX];
 
 	e->t = NULL;
-	room_set_part(t->room, ROOM_INDEX, index_disk_bytes(t->ix));
+	room_raise_part(t->room, ROOM_INDEX, index_disk_bytes(t->ix));
 	room_settle(t->room, e->reserved, 0);
 	for (unsigned i = 0; i < e->n_claims; i++)
 		reap[i] = node_claim_end(e->claims[i].nd) && e->claims[i].open;

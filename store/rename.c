@@ -6,7 +6,7 @@
 #include "store/table.h"
 #include "store/tree.h"
 
-/* A directory that moves no deeper than this may carry a cache with it. */
+/* In a directory this deep or higher another may carry a cache. */
 #define RENAME_RESCAN_DEPTH 2
 
 /* One side of a rename. */
@@ -49,22 +49,27 @@ static int rename_check_loop(struct edit *e, uint64_t ino, uint64_t dir)
 }
 
 /*
- * Files keep the entry they got from their path. A directory that moves near
- * the root may carry a whole cache into or out of a layout: look again later.
+ * Files keep the entry they got from their path. A directory that comes from
+ * near the root or goes there may carry a whole cache out of or into a layout:
+ * look again later.
  */
-static int rename_note_move(struct edit *e, const struct rename_side *side)
+static int rename_note_move(struct edit *e, const struct rename_side *from,
+			    const struct rename_side *to)
 {
+	const struct inode *dirs[] = { from->dir, to->dir };
 	struct table_path path;
 	int r;
 
-	if (!side->exists || !S_ISDIR(side->in.mode))
+	if (!S_ISDIR(from->in.mode) && !(to->exists && S_ISDIR(to->in.mode)))
 		return 0;
-	r = table_path(e->txn, side->dir->ino, &path);
-	if (r < 0)
-		return r;
-	if (path.n > RENAME_RESCAN_DEPTH)
-		return 0;
-	return table_meta_put(e->txn, TABLE_META_RESCAN, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		r = table_path(e->txn, dirs[i]->ino, &path);
+		if (r < 0)
+			return r;
+		if (path.n <= RENAME_RESCAN_DEPTH)
+			return table_meta_put(e->txn, TABLE_META_RESCAN, 1);
+	}
+	return 0;
 }
 
 /* Take @side's name away; its directory's link count goes with it. */
@@ -168,9 +173,7 @@ static int rename_sides(struct edit *e, struct rename_side *from,
 		if (r < 0)
 			return r;
 	}
-	r = rename_note_move(e, from);
-	if (r >= 0)
-		r = rename_note_move(e, to);
+	r = rename_note_move(e, from, to);
 	if (r < 0)
 		return r;
 	if (to->exists && to->in.ino == from->in.ino)

@@ -261,6 +261,15 @@ void room_set_part(struct room *rm, enum room_part part, uint64_t bytes)
 		credit_locked(rm, before - bytes);
 }
 
+void room_raise_part(struct room *rm, enum room_part part, uint64_t bytes)
+{
+	LOCK_SCOPE(&rm->lock);
+	if (bytes <= rm->parts[part])
+		return;
+	charge_locked(rm, bytes - rm->parts[part]);
+	rm->parts[part] = bytes;
+}
+
 /* --- The evictor -------------------------------------------------------- */
 
 static uint64_t max_u64(uint64_t a, uint64_t b)

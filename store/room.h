@@ -62,6 +62,9 @@ void room_credit(struct room *rm, uint64_t bytes);
  * changes by the difference to what was set last time for @part. */
 enum room_part { ROOM_INDEX, ROOM_DIRS, ROOM_PARTS };
 void room_set_part(struct room *rm, enum room_part part, uint64_t bytes);
+/* The same, but never lower: for whoever read @bytes while others, who may have
+ * read more, were on their way here too. */
+void room_raise_part(struct room *rm, enum room_part part, uint64_t bytes);
 
 /* The disk itself said ENOSPC although we had room: make the evictor free
  * @bytes and wait like room_reserve(). 0: try again; -ENOSPC: nothing came. */

@@ -70,6 +70,13 @@ static void setup_after_checkpoint(void *arg)
 {
 	struct store *st = arg;
 
+	room_raise_part(st->room, ROOM_INDEX, index_disk_bytes(st->ix));
+	room_raise_part(st->room, ROOM_DIRS, packs_dir_bytes(st->packs));
+}
+
+/* As it is, nobody else runs. */
+static void setup_charge_parts(struct store *st)
+{
 	room_set_part(st->room, ROOM_INDEX, index_disk_bytes(st->ix));
 	room_set_part(st->room, ROOM_DIRS, packs_dir_bytes(st->packs));
 }
@@ -111,10 +118,11 @@ static int setup_recover(struct store *st, bool set_aside, char *why,
 			 size_t why_size)
 {
 	char text[320], reason[200] = "";
-	int found = checkpoint_recover(st->home.index_fd, false, reason,
-				       sizeof(reason));
-	int r;
+	int found, r;
 
+	home_drop_new_index(&st->home); /* of a rewrite that was cut off */
+	found = checkpoint_recover(st->home.index_fd, false, reason,
+				   sizeof(reason));
 	if (found < 0) {
 		snprintf(why, why_size, "reading the index: %s",
 			 *reason ? reason : strerror(-found));
@@ -147,7 +155,9 @@ static int setup_recover(struct store *st, bool set_aside, char *why,
 		"the index is unreadable (%s): set aside as index.bad, its packs as packs.bad; the cache starts empty",
 		reason);
 	setup_report(st, LOG_ERR, text);
-	return CHECKPOINT_CREATED;
+	/* The new one, as one that is not there yet. */
+	return checkpoint_recover(st->home.index_fd, false, reason,
+				  sizeof(reason));
 }
 
 static int setup_parts(struct store *st)
@@ -246,12 +256,12 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 	room_settle(st->room, 0,
 		    SETUP_FIXED_BYTES + res->pack_bytes +
 			    home_bad_bytes(&st->home));
-	setup_after_checkpoint(st);
+	setup_charge_parts(st);
 	if (found == CHECKPOINT_CLEAN) {
 		r = setup_compact(st, why, why_size);
 		if (r < 0)
 			return r;
-		setup_after_checkpoint(st);
+		setup_charge_parts(st);
 	}
 	cc.index_dir_fd = st->home.index_fd;
 	cc.ix = st->ix;

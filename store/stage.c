@@ -135,7 +135,7 @@ static int stage_copy(struct files *fs, struct node *nd, bool keep)
 	r = pack_create(fs->t->packs, id, &pk);
 	if (r < 0)
 		return r;
-	room_set_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
+	room_raise_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
 	if (keep)
 		r = stage_copy_bytes(fs, nd, pk);
 	if (r >= 0)

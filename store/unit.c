@@ -422,15 +422,18 @@ static int unit_sweep_batch(struct unit_sweep *us)
 	if (r >= 0)
 		r = index_iter(txn, INDEX_DIRENT, &us->at, 0, &it);
 	while (r >= 0 && n < UNIT_BATCH &&
-	       (r = index_next(&it, &us->at, buf, sizeof(buf), &len)) > 0) {
+	       (r = index_next(&it, &us->at, buf, sizeof(buf), &len)) != 0) {
 		n++;
 		/* A damaged record is not ours to judge. */
-		(void)unit_look(us, txn, buf, len);
+		if (r > 0)
+			(void)unit_look(us, txn, buf, len);
+		else if (r == -EBADMSG)
+			r = 0;
 	}
 	/* Go on behind the last key. */
 	if (n && us->at.len < RECORD_KEY_MAX)
 		us->at.bytes[us->at.len++] = 0;
-	return r < 0 && r != -EBADMSG ? r : n;
+	return r < 0 ? r : n;
 }
 
 int unit_reap_tmp(struct tree *t, int64_t before_ns, uint64_t *ret_n)
@@ -542,49 +545,68 @@ static int unit_rescan_batch(struct tree *t, uint64_t *at, uint64_t *inos,
 	if (r >= 0)
 		r = index_iter(txn, INDEX_INODE, &from, 0, &it);
 	while (r >= 0 && n < UNIT_BATCH &&
-	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) > 0) {
+	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) != 0) {
 		n++;
-		r = record_key_get(&key, 0, at);
-		if (r < 0 || record_inode_decode(*at, buf, len, &in) < 0)
+		if (r == -EBADMSG && record_key_get(&key, 0, at) >= 0)
+			r = 0;
+		if (r <= 0 || record_key_get(&key, 0, at) < 0 ||
+		    record_inode_decode(*at, buf, len, &in) < 0)
 			continue;
 		if (unit_misplaced(txn, &in))
 			inos[(*n_inos)++] = *at;
 	}
 	*at += 1;
-	return r < 0 && r != -EBADMSG ? r : n;
+	return r < 0 ? r : n;
 }
 
-static int unit_rescan_flag(struct tree *t, bool clear, uint64_t *ret)
+static int unit_rescan_all(struct tree *t)
 {
-	cleanup_txn struct index_txn *txn = NULL;
-	int r = index_begin(t->ix, clear, &txn);
-
-	if (r < 0)
-		return r;
-	if (clear) {
-		r = table_meta_put(txn, TABLE_META_RESCAN, 0);
-		return r < 0 ? r : index_commit(steal_ptr(txn));
-	}
-	r = table_meta_get(txn, TABLE_META_RESCAN, ret);
-	return r == -ENOENT ? 0 : r;
-}
-
-int unit_rescan(struct tree *t)
-{
-	uint64_t inos[UNIT_BATCH], at = 0, wanted = 0;
+	uint64_t inos[UNIT_BATCH], at = 0;
 	unsigned n;
-	int r = unit_rescan_flag(t, false, &wanted);
+	int r;
 
-	if (r < 0 || !wanted)
-		return r;
-	r = unit_rescan_flag(t, true, &wanted);
-	if (r < 0)
-		return r;
-	while ((r = unit_rescan_batch(t, &at, inos, &n)) > 0)
+	while ((r = unit_rescan_batch(t, &at, inos, &n)) > 0) {
 		for (unsigned i = 0; i < n; i++) {
 			r = unit_reclassify(t, inos[i]);
 			if (r < 0)
 				return r;
 		}
+	}
+	return r;
+}
+
+static int unit_rescan_wanted(struct tree *t, uint64_t *ret)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	int r = index_begin(t->ix, false, &txn);
+
+	if (r >= 0)
+		r = table_meta_get(txn, TABLE_META_RESCAN, ret);
+	return r == -ENOENT ? 0 : r;
+}
+
+static int unit_rescan_want(struct tree *t, uint64_t wanted)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	int r = edit_begin(t, QUOTA_SYSTEM, &e);
+
+	if (r >= 0)
+		r = table_meta_put(e.txn, TABLE_META_RESCAN, wanted);
+	return r < 0 ? r : edit_commit(&e);
+}
+
+/* The wish is taken back first: a move meanwhile makes another. */
+int unit_rescan(struct tree *t)
+{
+	uint64_t wanted = 0;
+	int r = unit_rescan_wanted(t, &wanted);
+
+	if (r < 0 || !wanted)
+		return r;
+	r = unit_rescan_want(t, 0);
+	if (r >= 0)
+		r = unit_rescan_all(t);
+	if (r < 0) /* not all was seen */
+		(void)unit_rescan_want(t, 1);
 	return r;
 }
