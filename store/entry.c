@@ -6,7 +6,10 @@
 #include "store/layout.h"
 #include "store/table.h"
 
-#define ENTRY_FLUSH_BATCH 256
+#define ENTRY_FLUSH_BATCH 64
+/* A batch changes at most four leaf pages a use: what three small transactions
+ * may take. */
+#define ENTRY_FLUSH_BOUNDS 3
 #define ENTRY_SLOTS (2 * ENTRY_USES_MAX) /* never full */
 
 struct entry_use {
@@ -132,7 +135,7 @@ static int entry_flush_one(struct index_txn *txn, const struct entry_use *use)
 	return table_entry_put(txn, use->id, &old, &en);
 }
 
-static int entry_flush_batch(struct index *ix, const struct entry_use *uses,
+static int entry_write_batch(struct index *ix, const struct entry_use *uses,
 			     size_t n)
 {
 	cleanup_txn struct index_txn *txn = NULL;
@@ -146,6 +149,21 @@ static int entry_flush_batch(struct index *ix, const struct entry_use *uses,
 			return r;
 	}
 	return index_commit(steal_ptr(txn));
+}
+
+/* The same, charged. */
+static int entry_flush_batch(struct index *ix, struct room *rm,
+			     const struct entry_use *uses, size_t n)
+{
+	uint64_t bytes = ENTRY_FLUSH_BOUNDS * index_txn_bound(ix);
+	int r = room_try(rm, bytes);
+
+	if (r < 0)
+		return r;
+	r = entry_write_batch(ix, uses, n);
+	room_raise_part(rm, ROOM_INDEX, index_disk_bytes(ix));
+	room_settle(rm, bytes, 0);
+	return r;
 }
 
 /* Move the uses from the table to es->flushing, sorted by id. */
@@ -173,7 +191,7 @@ static void entry_flush_done(struct entries *es)
 	es->n_flushing = 0;
 }
 
-int entry_flush(struct entries *es, struct index *ix)
+int entry_flush(struct entries *es, struct index *ix, struct room *rm)
 {
 	cleanup_free struct entry_use *uses = NULL;
 	size_t n;
@@ -187,7 +205,7 @@ int entry_flush(struct entries *es, struct index *ix)
 	n = entry_flush_take(es, uses);
 	for (size_t i = 0; i < n && !r; i += ENTRY_FLUSH_BATCH)
 		r = entry_flush_batch(
-			ix, uses + i,
+			ix, rm, uses + i,
 			n - i < ENTRY_FLUSH_BATCH ? n - i : ENTRY_FLUSH_BATCH);
 	entry_flush_done(es);
 	return r;

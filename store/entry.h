@@ -20,8 +20,9 @@
 #include "store/base.h"
 #include "store/index.h"
 #include "store/record.h"
+#include "store/room.h"
 
-#define ENTRY_USES_MAX ((size_t)8192) /* remembered between two flushes */
+#define ENTRY_USES_MAX ((size_t)2048) /* remembered between two flushes */
 #define ENTRY_FLUSH_SEC 60 /* the longest that a use stays in memory */
 
 struct entries;
@@ -49,8 +50,9 @@ void entry_touch(struct entries *es, uint64_t entry, bool hit);
 int64_t entry_last_use(struct entries *es, uint64_t id,
 		       const struct entry_rec *en);
 
-/* Bring the uses to the index, in short transactions. */
-int entry_flush(struct entries *es, struct index *ix);
+/* Bring the uses to the index, in short transactions, as far as there is room
+ * for them; what does not fit is forgotten. */
+int entry_flush(struct entries *es, struct index *ix, struct room *rm);
 
 /* True if a use has been waiting for ENTRY_FLUSH_SEC. */
 bool entry_flush_due(struct entries *es);

@@ -118,6 +118,26 @@ static int evict_next(struct evict *ev, struct evict_run *run,
 	return 0;
 }
 
+/*
+ * Was the candidate used since it was found? The head of a queue may wait long
+ * for its turn. Memory is asked first: uses go from there to the index.
+ */
+static int evict_used(struct evict *ev, const struct evict_queue *q)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	struct entry_rec en = { .last_use_ns = 0 };
+	int64_t last = entry_last_use(ev->cfg.t->entries, q->id, &en);
+	int r = index_begin(ev->cfg.t->ix, false, &txn);
+
+	if (r >= 0)
+		r = table_entry_get(txn, q->id, &en);
+	if (r == -ENOENT || r == -EBADMSG)
+		return 1;
+	if (r < 0)
+		return r;
+	return last > q->last_use_ns || en.last_use_ns != q->last_use_ns;
+}
+
 static int evict_unit(struct evict *ev, struct evict_run *run, uint64_t id,
 		      struct evict_result *res)
 {
@@ -163,7 +183,9 @@ static int evict_loop(struct evict *ev, struct evict_run *run,
 		if (!q)
 			return 0;
 		q->loaded = false;
-		r = evict_unit(ev, run, q->id, res);
+		r = evict_used(ev, q);
+		if (!r)
+			r = evict_unit(ev, run, q->id, res);
 		if (r < 0)
 			return r;
 	}
@@ -195,7 +217,7 @@ int evict_pass(struct evict *ev, const struct evict_how *how,
 	int r;
 
 	LOCK_SCOPE(&ev->pass);
-	(void)entry_flush(ev->cfg.t->entries, ev->cfg.t->ix);
+	(void)entry_flush(ev->cfg.t->entries, ev->cfg.t->ix, ev->cfg.t->room);
 	for (unsigned i = 0; i < ARRAY_SIZE(run.queues); i++)
 		run.queues[i].at =
 			record_key_lru((uint8_t)run.queues[i].queue, 0, 0);

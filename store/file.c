@@ -251,11 +251,6 @@ void file_close(struct store_file *f)
 	free(f);
 }
 
-/*
- * The last writer's close, which no caller waits for, may have come between
- * the reading of @in and here: a node that is not live tells nothing then, and
- * @in is of before the close. So read it again while no close can happen.
- */
 /* True if the node knows better than @in, which it then corrected. */
 static bool file_overlay_node(struct files *fs, struct inode *in)
 {

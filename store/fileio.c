@@ -96,8 +96,9 @@ static int fileio_write_locked(struct store_file *f, uint64_t off,
 	return 0;
 }
 
+/* *@ret_room: there was room, an error is that of the disk. */
 static int fileio_write_once(struct store_file *f, uint64_t off,
-			     const void *buf, uint64_t len)
+			     const void *buf, uint64_t len, bool *ret_room)
 {
 	struct node *nd = f->nd;
 	uint64_t ahead, bound;
@@ -108,6 +109,7 @@ static int fileio_write_once(struct store_file *f, uint64_t off,
 	pthread_rwlock_unlock(&nd->lock);
 	bound = ahead + STAGE_SLACK_BYTES;
 	r = room_reserve(f->fs->t->room, stage_class(nd), bound);
+	*ret_room = r >= 0;
 	if (r < 0)
 		return r;
 	pthread_rwlock_wrlock(&nd->lock);
@@ -121,6 +123,7 @@ int fileio_write(struct store_file *f, uint64_t off, const void *buf,
 		 size_t len, bool writeback)
 {
 	struct node *nd = f->nd;
+	bool room;
 	int r;
 
 	if (!f->writable)
@@ -130,9 +133,9 @@ int fileio_write(struct store_file *f, uint64_t off, const void *buf,
 		return -EFBIG;
 	if (!len)
 		return 0;
-	r = fileio_write_once(f, off, buf, len);
-	if (r == -ENOSPC && !room_disk_full(f->fs->t->room, len))
-		r = fileio_write_once(f, off, buf, len);
+	r = fileio_write_once(f, off, buf, len, &room);
+	if (r == -ENOSPC && room && !room_disk_full(f->fs->t->room, len))
+		r = fileio_write_once(f, off, buf, len, &room);
 	if (r < 0 && writeback) {
 		pthread_rwlock_wrlock(&nd->lock);
 		nd->bad = true;

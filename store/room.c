@@ -219,6 +219,16 @@ int room_reserve(struct room *rm, enum quota_class class, uint64_t bytes)
 	return 0;
 }
 
+int room_try(struct room *rm, uint64_t bytes)
+{
+	LOCK_SCOPE(&rm->lock);
+	if (rm->q.charged + bytes > rm->q.limit)
+		return -ENOSPC;
+	rm->q.reserved += bytes;
+	charge_locked(rm, bytes);
+	return 0;
+}
+
 int room_disk_full(struct room *rm, uint64_t bytes)
 {
 	struct room_waiter w = { .class = QUOTA_HTTP,

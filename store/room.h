@@ -54,6 +54,10 @@ void room_set_limit(struct room *rm, uint64_t limit, uint64_t low,
  */
 int room_reserve(struct room *rm, enum quota_class class, uint64_t bytes);
 
+/* Charge @bytes of work that can wait, if they fit below the limit now; never
+ * waits. 0, or -ENOSPC. */
+int room_try(struct room *rm, uint64_t bytes);
+
 /* The act is over: of @reserved bytes charged, @used stay so. @used may be
  * more (it is then charged at once). */
 void room_settle(struct room *rm, uint64_t reserved, uint64_t used);

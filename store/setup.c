@@ -11,7 +11,8 @@
 #include "store/sweep.h"
 #include "store/tree.h"
 
-/* Directories and small files of the store beside packs/: a fixed charge. */
+/* Directories and small files of the store beside packs/: a fixed charge. So
+ * is one small transaction that nobody reserved room for. */
 #define SETUP_FIXED_BYTES (256 * KIB)
 #define SETUP_COMPACT_BYTES (16 * MIB) /* smaller indexes stay as they are */
 
@@ -63,7 +64,8 @@ static void setup_before_checkpoint(void *arg)
 {
 	struct store *st = arg;
 
-	(void)entry_flush(st->entries, st->ix); /* recency is all it costs */
+	/* What fails costs recency only. */
+	(void)entry_flush(st->entries, st->ix, st->room);
 }
 
 static void setup_after_checkpoint(void *arg)
@@ -254,8 +256,8 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 	if (r < 0)
 		return r;
 	room_settle(st->room, 0,
-		    SETUP_FIXED_BYTES + res->pack_bytes +
-			    home_bad_bytes(&st->home));
+		    SETUP_FIXED_BYTES + index_txn_bound(st->ix) +
+			    res->pack_bytes + home_bad_bytes(&st->home));
 	setup_charge_parts(st);
 	if (found == CHECKPOINT_CLEAN) {
 		r = setup_compact(st, why, why_size);

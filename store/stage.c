@@ -23,6 +23,12 @@ enum quota_class stage_class(const struct node *nd)
 	}
 }
 
+/* The records of a file may push out what its bytes may. */
+static enum quota_class stage_record_class(const struct node *nd)
+{
+	return stage_class(nd) == QUOTA_WHEELS ? QUOTA_WHEELS : QUOTA_OTHER;
+}
+
 void stage_settle(struct files *fs, struct node *nd, uint64_t reserved)
 {
 	uint64_t size, disk;
@@ -56,7 +62,7 @@ static int stage_in_place(struct files *fs, struct node *nd)
 
 	if (!nd->pack)
 		return 0;
-	r = edit_begin(fs->t, QUOTA_OTHER, &e);
+	r = edit_begin(fs->t, stage_record_class(nd), &e);
 	if (r < 0)
 		return r;
 	if (!pack_fresh(nd->pack))
@@ -99,7 +105,7 @@ static int stage_switch_pack(struct files *fs, struct node *nd, uint64_t id)
 	cleanup_edit struct edit e = EDIT_INIT;
 	struct record_key key = record_key_id(nd->ino);
 	struct inode in;
-	int r = edit_begin(fs->t, QUOTA_OTHER, &e);
+	int r = edit_begin(fs->t, stage_record_class(nd), &e);
 
 	if (r < 0)
 		return r;

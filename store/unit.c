@@ -535,7 +535,7 @@ static int unit_rescan_batch(struct tree *t, uint64_t *at, uint64_t *inos,
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-	struct record_key from = record_key_id(*at), key;
+	struct record_key from = record_key_id(*at), key = from;
 	uint8_t buf[RECORD_INODE_SIZE];
 	struct inode in;
 	size_t len;
@@ -547,32 +547,15 @@ static int unit_rescan_batch(struct tree *t, uint64_t *at, uint64_t *inos,
 	while (r >= 0 && n < UNIT_BATCH &&
 	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) != 0) {
 		n++;
-		if (r == -EBADMSG && record_key_get(&key, 0, at) >= 0)
-			r = 0;
-		if (r <= 0 || record_key_get(&key, 0, at) < 0 ||
-		    record_inode_decode(*at, buf, len, &in) < 0)
-			continue;
-		if (unit_misplaced(txn, &in))
+		if (r == -EBADMSG) /* of a damaged record the key is known */
+			r = record_key_get(&key, 0, at);
+		else if (r > 0 && record_key_get(&key, 0, at) >= 0 &&
+			 record_inode_decode(*at, buf, len, &in) >= 0 &&
+			 unit_misplaced(txn, &in))
 			inos[(*n_inos)++] = *at;
 	}
 	*at += 1;
 	return r < 0 ? r : n;
-}
-
-static int unit_rescan_all(struct tree *t)
-{
-	uint64_t inos[UNIT_BATCH], at = 0;
-	unsigned n;
-	int r;
-
-	while ((r = unit_rescan_batch(t, &at, inos, &n)) > 0) {
-		for (unsigned i = 0; i < n; i++) {
-			r = unit_reclassify(t, inos[i]);
-			if (r < 0)
-				return r;
-		}
-	}
-	return r;
 }
 
 static int unit_rescan_wanted(struct tree *t, uint64_t *ret)
@@ -598,14 +581,16 @@ static int unit_rescan_want(struct tree *t, uint64_t wanted)
 /* The wish is taken back first: a move meanwhile makes another. */
 int unit_rescan(struct tree *t)
 {
-	uint64_t wanted = 0;
+	uint64_t inos[UNIT_BATCH], at = 0, wanted = 0;
+	unsigned n;
 	int r = unit_rescan_wanted(t, &wanted);
 
 	if (r < 0 || !wanted)
 		return r;
 	r = unit_rescan_want(t, 0);
-	if (r >= 0)
-		r = unit_rescan_all(t);
+	while (r >= 0 && (r = unit_rescan_batch(t, &at, inos, &n)) > 0)
+		for (unsigned i = 0; i < n && r >= 0; i++)
+			r = unit_reclassify(t, inos[i]);
 	if (r < 0) /* not all was seen */
 		(void)unit_rescan_want(t, 1);
 	return r;
