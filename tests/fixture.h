@@ -43,6 +43,8 @@ struct fixture {
 	struct pack_io io;	   /* of the packs; a test replaces calls */
 	unsigned due;		   /* calls of the entries' @due */
 	uint64_t filled;	   /* by fx_fill_room() */
+	int64_t disk_free;	   /* bytes, on the disk below */
+	void (*on_credit)(void);   /* when bytes come back, or NULL */
 	bool hurt;		   /* records were damaged: not to be checked */
 
 	atomic_uint reports;
@@ -59,6 +61,14 @@ static inline void fx_credit(void *arg, uint64_t bytes)
 {
 	(void)arg;
 	room_credit(fx.room, bytes);
+	if (fx.on_credit)
+		fx.on_credit();
+}
+
+static inline int64_t fx_disk_free(void *arg)
+{
+	(void)arg;
+	return fx.disk_free;
 }
 
 static inline void fx_due(void *arg)
@@ -70,7 +80,7 @@ static inline void fx_due(void *arg)
 static inline void fx_flush(void *arg)
 {
 	(void)arg;
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 }
 
 static inline void fx_set_parts(void *arg)
@@ -105,11 +115,12 @@ static inline void fx_open_parts(void)
 				   .credit = fx_credit };
 
 	ck_assert_int_eq(packs_open(&pc, &fx.kit.packs), 0);
-	ck_assert_int_eq(room_new((struct room_disk){ 0 }, &fx.room), 0);
-	ck_assert_int_eq(nodes_new(&fx.nodes), 0);
-	ck_assert_int_eq(entries_new((struct notify){ .fn = fx_due },
-				     &fx.entries),
+	ck_assert_int_eq(room_new((struct room_disk){ fx_disk_free, NULL },
+				  &fx.room),
 			 0);
+	ck_assert_int_eq(nodes_new(&fx.nodes), 0);
+	ck_assert_int_eq(
+		entries_new((struct notify){ .fn = fx_due }, &fx.entries), 0);
 	room_set_limit(fx.room, FX_LIMIT, 0, 0);
 	fx.tree = (struct tree){ .ix = fx.kit.ix,
 				 .packs = fx.kit.packs,
@@ -299,12 +310,14 @@ static inline bool fx_entry(uint64_t id, struct entry_rec *ret)
 	return r == 0;
 }
 
-/* The entry was last used @sec ago, as far as the index knows. */
+/* The entry was last used @sec ago. */
 static inline void fx_age(uint64_t entry, int64_t sec)
 {
-	struct index_txn *txn = kit_begin(&fx.kit);
+	struct index_txn *txn;
 	struct entry_rec old, en;
 
+	fx_flush(NULL);
+	txn = kit_begin(&fx.kit);
 	ck_assert_int_eq(table_entry_get(txn, entry, &old), 0);
 	en = old;
 	en.last_use_ns = base_now_ns() - sec * NSEC_PER_SEC;
@@ -342,6 +355,17 @@ static inline struct store_file *fx_open_file(uint64_t ino, int flags)
 	return f;
 }
 
+/* 0 or the error of an open. */
+static inline int fx_try_open(uint64_t ino, int flags)
+{
+	struct store_file *f;
+	int r = file_open(&fx.files, ino, flags, &f);
+
+	if (r >= 0)
+		file_close(f);
+	return r;
+}
+
 /* Write @len bytes from the start on. */
 static inline int fx_write(struct store_file *f, size_t len, unsigned seed)
 {
@@ -352,16 +376,44 @@ static inline int fx_write(struct store_file *f, size_t len, unsigned seed)
 	return fileio_write(f, 0, buf, len, false);
 }
 
+/* Open for writing, overwrite from the start, close. */
+static inline void fx_rewrite(uint64_t ino, size_t len, unsigned seed)
+{
+	struct store_file *f = fx_open_file(ino, FILE_WRITE);
+
+	ck_assert_int_eq(fx_write(f, len, seed), 0);
+	file_close(f);
+}
+
 /* A new file of @len bytes. */
 static inline uint64_t fx_put(uint64_t parent, const char *name, size_t len,
 			      unsigned seed)
 {
 	uint64_t ino = fx_file(parent, name);
-	struct store_file *f = fx_open_file(ino, FILE_WRITE);
 
-	ck_assert_int_eq(fx_write(f, len, seed), 0);
-	file_close(f);
+	fx_rewrite(ino, len, seed);
 	return ino;
+}
+
+/* The path of the pack that holds @ino. */
+static inline struct scratch fx_pack_path(uint64_t ino)
+{
+	struct scratch packs = scratch_at(&fx.kit.dir, "packs");
+
+	return scratch_at(&packs, packio_name(fx_inode(ino).pack).text);
+}
+
+/* Give a closed file its checksum, as the ingest would. */
+static inline void fx_sum(uint64_t ino)
+{
+	struct inode in = fx_inode(ino);
+	struct pack *pk;
+
+	ck_assert_int_eq(pack_get(fx.kit.packs, in.pack, &pk), 0);
+	ck_assert_int_eq(file_sum_pack(pk, in.size, &in.xxh3), 0);
+	pack_put(pk);
+	in.flags |= INODE_SUMMED;
+	fx_put_inode(&in);
 }
 
 /* The bytes of an open file are those of fx_write(). */
@@ -395,6 +447,17 @@ static inline int fx_holds(uint64_t ino, size_t len, unsigned seed)
 	fx_check_bytes(f, len, seed);
 	file_close(f);
 	return 0;
+}
+
+/* A read that the disk refuses: for fx.io.pread. */
+static inline ssize_t fx_failing_pread(int fd, void *buf, size_t len, off_t off)
+{
+	(void)fd;
+	(void)buf;
+	(void)len;
+	(void)off;
+	errno = EIO;
+	return -1;
 }
 
 static inline uint64_t fx_charged(void)
@@ -432,12 +495,14 @@ static inline void fx_setup(void)
 	fx.kit.before = (struct notify){ .fn = fx_flush };
 	fx.kit.after = (struct notify){ .fn = fx_set_parts };
 	fx.io = pack_io_real;
+	fx.disk_free = INT64_MAX;
 	fx_open();
 }
 
 static inline void fx_teardown(void)
 {
 	fx.io = pack_io_real;
+	fx.on_credit = NULL;
 	fx_empty_room();
 	invariants_check();
 	fx_close();

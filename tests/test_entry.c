@@ -75,8 +75,7 @@ END_TEST
 START_TEST(files_of_no_known_layout_belong_to_nothing)
 {
 	uint64_t other = fx_file(ROOT, "notes");
-	uint64_t tmp =
-		fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH "abcd_123.tmp");
+	uint64_t tmp = fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH "abcd_123.tmp");
 
 	ck_assert_uint_eq(entry_of(other), 0);
 	ck_assert_uint_eq(fx_inode(other).kind, LAYOUT_OTHER);
@@ -174,7 +173,7 @@ START_TEST(a_use_counts_at_once_and_reaches_the_index_with_the_flush)
 	ck_assert_int_gt(last, en.last_use_ns);
 	ck_assert_uint_eq(record(id).hits, 0);
 
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 	ck_assert_int_eq(record(id).last_use_ns, last);
 	ck_assert_uint_eq(record(id).hits, 2);
 	en = record(id);
@@ -187,10 +186,10 @@ START_TEST(a_flush_never_makes_an_entry_older)
 	uint64_t id = entry_of(fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH));
 	int64_t last;
 
-	entry_touch(fx.entries, id, true);
 	fx_age(id, -1000); /* as if the clock had been ahead */
 	last = record(id).last_use_ns;
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	entry_touch(fx.entries, id, true);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 	ck_assert_int_eq(record(id).last_use_ns, last);
 	ck_assert_uint_eq(record(id).hits, 1);
 }
@@ -205,7 +204,7 @@ START_TEST(a_use_of_what_is_gone_is_forgotten)
 	entry_touch(fx.entries, 0, true);
 	entry_touch(fx.entries, 4711, true);
 	ck_assert_int_eq(fx_unlink(dir, FX_HASH), 0);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 	ck_assert_uint_eq(fx_count(INDEX_ENTRY), 0);
 }
 END_TEST
@@ -223,7 +222,7 @@ START_TEST(a_full_table_asks_for_a_flush_and_loses_only_new_uses)
 	ck_assert_int_ne(entry_last_use(fx.entries, 1, &never), 0);
 	ck_assert_int_ne(entry_last_use(fx.entries, ENTRY_USES_MAX, &never), 0);
 	ck_assert_int_eq(entry_last_use(fx.entries, n, &never), 0);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 	entry_touch(fx.entries, n, false);
 	ck_assert_int_ne(entry_last_use(fx.entries, n, &never), 0);
 }
@@ -239,9 +238,28 @@ START_TEST(many_uses_reach_the_index_in_one_flush)
 		ids[i] = entry_of(fx_file(dir, name));
 		entry_touch(fx.entries, ids[i], true);
 	}
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
 		ck_assert_uint_eq(record(ids[i]).hits, 1);
+}
+END_TEST
+
+/* Checkpoints in between keep the index small, so that it must grow. */
+START_TEST(what_a_flush_adds_to_the_index_is_charged)
+{
+	char name[] = FX_HASH;
+	uint64_t dir = fx_dirs(FX_HASH_DIRS), ids[1500];
+
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+		(void)snprintf(name + 50, 7, "%06zx", i);
+		ids[i] = entry_of(fx_file(dir, name));
+		if (i % 10 == 0)
+			fx_checkpoint();
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+		entry_touch(fx.entries, ids[i * 7 % ARRAY_SIZE(ids)], true);
+	fx_flush(NULL);
+	invariants_room();
 }
 END_TEST
 
@@ -259,7 +277,7 @@ START_TEST(a_flush_into_a_frozen_index_costs_recency_only)
 
 	entry_touch(fx.entries, id, true);
 	index_freeze(fx.kit.ix);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), -EROFS);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), -EROFS);
 	ck_assert_uint_eq(record(id).hits, 0);
 	entry_touch(fx.entries, id, true);
 }
@@ -275,7 +293,7 @@ static atomic_bool enough;
 static void *flush_often(void *arg)
 {
 	while (!enough)
-		(void)entry_flush(fx.entries, fx.kit.ix);
+		(void)entry_flush(fx.entries, fx.kit.ix, fx.room);
 	return arg;
 }
 
@@ -310,7 +328,7 @@ START_TEST(no_use_is_out_of_sight_while_two_threads_flush)
 	enough = true;
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix), 0);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
 	ck_assert_uint_eq(record(id).hits, USES);
 }
 END_TEST
@@ -324,6 +342,7 @@ static void add_uses(TCase *tc)
 	tcase_add_test(tc,
 		       a_full_table_asks_for_a_flush_and_loses_only_new_uses);
 	tcase_add_test(tc, many_uses_reach_the_index_in_one_flush);
+	tcase_add_test(tc, what_a_flush_adds_to_the_index_is_charged);
 	tcase_add_test(tc, a_flush_is_not_due_for_a_fresh_use);
 	tcase_add_test(tc, a_flush_into_a_frozen_index_costs_recency_only);
 	tcase_add_test(tc, no_use_is_out_of_sight_while_two_threads_flush);

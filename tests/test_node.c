@@ -80,7 +80,8 @@ END_TEST
 
 START_TEST(inodes_of_one_bucket_are_told_apart)
 {
-	struct node *a = get(3), *b = get(3 + BUCKETS), *c = get(3 + 2 * BUCKETS);
+	struct node *a = get(3), *b = get(3 + BUCKETS),
+		    *c = get(3 + 2 * BUCKETS);
 
 	ck_assert_ptr_ne(a, b);
 	ck_assert_ptr_ne(b, c);
@@ -177,9 +178,9 @@ END_TEST
 #define THREADS 4
 #define ROUNDS 20000
 
-static atomic_int users[INODES];   /* between get and put */
+static atomic_int users[INODES];    /* between get and put */
 static atomic_int removers[INODES]; /* between a claim that closed the door */
-				    /* and its end */
+/* and its end */
 static atomic_uint broken, opened, claimed;
 
 static void use(uint64_t i)
@@ -257,14 +258,14 @@ int main(void)
 	tcase_add_test(tc, find_takes_a_use_of_what_is_open_and_opens_nothing);
 	tcase_add_test(tc, inodes_of_one_bucket_are_told_apart);
 	tcase_add_test(tc, a_claim_on_an_idle_inode_closes_the_door_to_its_end);
-	tcase_add_test(
-		tc, an_open_inode_stays_open_to_others_while_it_is_claimed);
+	tcase_add_test(tc,
+		       an_open_inode_stays_open_to_others_while_it_is_claimed);
 	tcase_add_test(tc, the_last_of_put_and_claim_end_is_told);
 	tcase_add_test(tc, what_was_closed_during_a_claim_can_be_opened_again);
 	tcase_add_test(tc, the_door_stays_closed_to_the_end_of_the_last_claim);
 	tcase_add_test(tc, nodes_that_are_left_are_freed_with_what_they_hold);
-	tcase_add_test(
-		tc, opening_and_removing_exclude_each_other_in_many_threads);
+	tcase_add_test(tc,
+		       opening_and_removing_exclude_each_other_in_many_threads);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);

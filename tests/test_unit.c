@@ -79,8 +79,7 @@ START_TEST(a_pair_with_one_half_open_stays_whole)
 	const char *const names[] = { FX_HASH, FX_HASH ".body" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		struct store_file *f =
-			fx_open_file(fx_find(dir, names[i]), 0);
+		struct store_file *f = fx_open_file(fx_find(dir, names[i]), 0);
 
 		ck_assert_int_eq(remove_unit(entry, true), -EBUSY);
 		file_close(f);
@@ -588,8 +587,7 @@ int main(void)
 	tcase_add_test(tc, only_old_idle_temporary_files_of_pip_are_reaped);
 	tcase_add_test(tc, many_temporary_files_go_in_one_reaping);
 	tcase_add_test(tc, empty_fan_out_directories_go_from_the_bottom_up);
-	tcase_add_test(tc,
-		       directories_that_just_became_empty_or_are_open_stay);
+	tcase_add_test(tc, directories_that_just_became_empty_or_are_open_stay);
 	tcase_add_test(tc, directories_under_wheels_stay);
 	add_moves(fx_case(suite, "moves"));
 	return kit_run_suite(suite);

@@ -11,6 +11,7 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import signal
 import time
 
 import pytest
@@ -65,6 +66,22 @@ def leave_no_temporary(top, n):
                     left.unlink()
 
 
+@contextlib.contextmanager
+def stopped(processes):
+    """Figures that are gathered one after the other only compare while nobody
+    writes: hold the writers for a moment, in the middle of whatever they do."""
+    def send(number):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(process.pid, number)
+    send(signal.SIGSTOP)
+    time.sleep(0.05)  # requests under way
+    try:
+        yield
+    finally:
+        send(signal.SIGCONT)
+
+
 def write_all(store, watch):
     """All writers at once, `watch()` meanwhile; (entries, written, refused)."""
     results = fork.Queue()
@@ -74,7 +91,8 @@ def write_all(store, watch):
     for process in writers:
         process.start()
     while any(process.is_alive() for process in writers):
-        watch()
+        with stopped(writers):
+            watch()
         time.sleep(0.2)
     for process in writers:
         process.join()
@@ -154,7 +172,8 @@ def test_limit_counts_the_index(mount, loopfs, kind):
         for process in writers:
             process.start()
         while any(process.is_alive() for process in writers):
-            status = store.status()
+            with stopped(writers):
+                status = store.status()
             assert status["used_bytes"] <= status["charged_bytes"]
             time.sleep(0.1)
         for process in writers:

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/ingest.h"
+
+#include "fixture.h"
+
+#define ROOT RECORD_ROOT_INO
+#define LARGE 100000 /* bytes: a pack of its own */
+
+static uint64_t ino;
+
+static void setup(void)
+{
+	fx_setup();
+	ino = fx_put(ROOT, "f", LARGE, 1);
+}
+
+static struct ingest *start(void)
+{
+	struct ingest *in = NULL;
+
+	ck_assert_int_eq(ingest_start(&fx.files, &in), 0);
+	return in;
+}
+
+/* Have @which ingested, and wait for it. */
+static void ingest(uint64_t which)
+{
+	struct ingest *in = start();
+
+	ingest_add(in, which);
+	ingest_stop(in);
+}
+
+static bool is_summed(uint64_t which)
+{
+	return fx_inode(which).flags & INODE_SUMMED;
+}
+
+START_TEST(a_closed_file_gets_the_sum_of_its_bytes)
+{
+	struct scratch pack = fx_pack_path(ino);
+
+	ck_assert(!is_summed(ino));
+	ingest(ino);
+	ck_assert(is_summed(ino));
+	ck_assert(file_verified(&fx.files, ino));
+	ck_assert_uint_eq(nodes_count(fx.nodes), 0);
+	ck_assert_uint_eq(fx.tree.hits, 0);
+	fx_reopen();
+	ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
+	fx_reopen();
+	ck_assert_int_eq(truncate(pack.path, LARGE - 1), 0);
+	ck_assert_int_eq(truncate(pack.path, LARGE), 0);
+	ck_assert_int_eq(fx_try_open(ino, 0), -ENOENT);
+}
+END_TEST
+
+START_TEST(many_files_are_summed_before_the_thread_ends)
+{
+	uint64_t inos[300];
+	struct ingest *in = start();
+	char name[16];
+
+	for (size_t i = 0; i < ARRAY_SIZE(inos); i++) {
+		(void)snprintf(name, sizeof(name), "f%zu", i);
+		inos[i] = fx_put(ROOT, name, 3000, (unsigned)i);
+		ingest_add(in, inos[i]);
+	}
+	ck_assert_uint_le(ingest_pending(in), ARRAY_SIZE(inos));
+	ingest_stop(in);
+	for (size_t i = 0; i < ARRAY_SIZE(inos); i++)
+		ck_assert(is_summed(inos[i]));
+}
+END_TEST
+
+START_TEST(a_thread_without_work_ends)
+{
+	struct ingest *in = start();
+
+	ck_assert_uint_eq(ingest_pending(in), 0);
+	ingest_stop(in);
+	ingest_stop(NULL);
+}
+END_TEST
+
+START_TEST(what_has_no_bytes_of_its_own_is_left_alone)
+{
+	uint64_t small = fx_put(ROOT, "g", 100, 1);
+
+	ingest(small);
+	ingest(fx_file(ROOT, "empty"));
+	ingest(fx_dir(ROOT, "d"));
+	ingest(4711);
+	ck_assert_uint_eq(fx.reports, 0);
+	ck_assert_int_eq(fx_holds(small, 100, 1), 0);
+}
+END_TEST
+
+START_TEST(a_file_that_was_unlinked_is_left_alone)
+{
+	struct store_file *f = fx_open_file(ino, 0);
+
+	ck_assert_int_eq(fx_unlink(ROOT, "f"), 0);
+	ingest(ino);
+	fx_check_bytes(f, LARGE, 1);
+	file_close(f);
+	ck_assert(fx_gone(ino));
+	ingest(ino);
+	ck_assert_uint_eq(fx.reports, 0);
+}
+END_TEST
+
+START_TEST(a_file_that_is_written_again_waits_for_its_next_close)
+{
+	struct store_file *f = fx_open_file(ino, FILE_WRITE);
+
+	ck_assert_int_eq(fx_write(f, LARGE, 2), 0);
+	ingest(ino);
+	ck_assert(!is_summed(ino));
+	file_close(f);
+	ck_assert_uint_eq(fx.last_closed, ino);
+	ingest(ino);
+	ck_assert(is_summed(ino));
+	fx_reopen();
+	ck_assert_int_eq(fx_holds(ino, LARGE, 2), 0);
+}
+END_TEST
+
+/* -- In the middle of it -------------------------------------------------- */
+
+static void (*meanwhile)(void); /* once, before the first read */
+
+static ssize_t pread_and_more(int fd, void *buf, size_t len, off_t off)
+{
+	void (*now)(void) = meanwhile;
+
+	meanwhile = NULL;
+	if (now)
+		now();
+	return pread(fd, buf, len, off);
+}
+
+static void ingest_while(void (*fn)(void))
+{
+	meanwhile = fn;
+	fx.io.pread = pread_and_more;
+	ingest(ino);
+	ck_assert_ptr_null(meanwhile);
+}
+
+static void write_again(void)
+{
+	fx_rewrite(ino, LARGE, 2);
+}
+
+static void write_to_a_copy(void)
+{
+	fx_checkpoint();
+	fx_rewrite(ino, LARGE, 2);
+}
+
+static void unlink_it(void)
+{
+	ck_assert_int_eq(fx_unlink(ROOT, "f"), 0);
+}
+
+static void make_it_small(void)
+{
+	ck_assert_int_eq(file_truncate(&fx.files, ino, 10), 0);
+}
+
+START_TEST(a_file_written_while_it_is_read_gets_no_sum_of_mixed_bytes)
+{
+	ingest_while(write_again);
+	ck_assert(!is_summed(ino));
+	ck_assert(!file_verified(&fx.files, ino));
+	ck_assert_uint_eq(fx.closed, 2);
+	ingest(ino);
+	ck_assert(is_summed(ino));
+	fx_reopen();
+	ck_assert_int_eq(fx_holds(ino, LARGE, 2), 0);
+}
+END_TEST
+
+START_TEST(a_copy_written_while_the_old_bytes_are_read_gets_no_sum)
+{
+	ingest_while(write_to_a_copy);
+	ck_assert(!is_summed(ino));
+	ck_assert_int_eq(fx_holds(ino, LARGE, 2), 0);
+}
+END_TEST
+
+START_TEST(a_file_that_becomes_small_while_it_is_read_is_no_error)
+{
+	ingest_while(make_it_small);
+	ck_assert_int_eq(fx_inode(ino).data, INODE_DATA_INLINE);
+	ck_assert_int_eq(fx_holds(ino, 10, 1), 0);
+	ck_assert_uint_eq(fx.reports, 0);
+}
+END_TEST
+
+START_TEST(a_file_unlinked_while_it_is_read_goes_afterwards)
+{
+	ingest_while(unlink_it);
+	ck_assert(fx_gone(ino));
+	ck_assert_uint_eq(fx.reports, 0);
+}
+END_TEST
+
+/* -- Errors --------------------------------------------------------------- */
+
+START_TEST(bytes_that_cannot_be_read_are_told_of)
+{
+	fx.io.pread = fx_failing_pread;
+	ingest(ino);
+	fx.io.pread = pread;
+	ck_assert_uint_eq(fx.reports, 1);
+	ck_assert_msg(strstr(fx.report, "checksum of inode") != NULL, "%s",
+		      fx.report);
+	ck_assert(!is_summed(ino));
+	ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
+}
+END_TEST
+
+START_TEST(a_pack_cut_short_meanwhile_is_told_of)
+{
+	struct store_file *f = fx_open_file(ino, 0);
+
+	ck_assert_int_eq(truncate(fx_pack_path(ino).path, LARGE / 2), 0);
+	ingest(ino);
+	ck_assert_uint_eq(fx.reports, 1);
+	ck_assert(!is_summed(ino));
+	file_close(f);
+	ck_assert_int_eq(fx_try_open(ino, 0), -ENOENT);
+}
+END_TEST
+
+START_TEST(a_frozen_index_is_no_news)
+{
+	index_freeze(fx.kit.ix);
+	ingest(ino);
+	ck_assert_uint_eq(fx.reports, 0);
+	ck_assert(!is_summed(ino));
+}
+END_TEST
+
+START_TEST(without_room_the_file_stays_without_a_sum)
+{
+	fx_fill_room(1000);
+	ingest(ino);
+	ck_assert_uint_eq(fx.reports, 1);
+	ck_assert(!is_summed(ino));
+}
+END_TEST
+
+static TCase *new_case(Suite *suite, const char *name)
+{
+	return kit_case(suite, name, setup, fx_teardown);
+}
+
+int main(void)
+{
+	Suite *suite = suite_create("ingest");
+	TCase *tc = new_case(suite, "sums");
+
+	tcase_add_test(tc, a_closed_file_gets_the_sum_of_its_bytes);
+	tcase_add_test(tc, many_files_are_summed_before_the_thread_ends);
+	tcase_add_test(tc, a_thread_without_work_ends);
+	tcase_add_test(tc, what_has_no_bytes_of_its_own_is_left_alone);
+	tcase_add_test(tc, a_file_that_was_unlinked_is_left_alone);
+	tcase_add_test(tc,
+		       a_file_that_is_written_again_waits_for_its_next_close);
+
+	tc = new_case(suite, "meanwhile");
+	tcase_add_test(
+		tc, a_file_written_while_it_is_read_gets_no_sum_of_mixed_bytes);
+	tcase_add_test(tc,
+		       a_copy_written_while_the_old_bytes_are_read_gets_no_sum);
+	tcase_add_test(tc,
+		       a_file_that_becomes_small_while_it_is_read_is_no_error);
+	tcase_add_test(tc, a_file_unlinked_while_it_is_read_goes_afterwards);
+
+	tc = new_case(suite, "errors");
+	tcase_add_test(tc, bytes_that_cannot_be_read_are_told_of);
+	tcase_add_test(tc, a_pack_cut_short_meanwhile_is_told_of);
+	tcase_add_test(tc, a_frozen_index_is_no_news);
+	tcase_add_test(tc, without_room_the_file_stays_without_a_sum);
+	return kit_run_suite(suite);
+}
