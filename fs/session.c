@@ -69,6 +69,7 @@ void session_block_signals(void)
 	end_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
+	sigaction(SIGXFSZ, &ignore, NULL);
 	/* Without SA_RESTART: read(2) is to return. */
 	sigaction(SESSION_WAKE_SIGNAL, &wake, NULL);
 }

@@ -145,10 +145,10 @@ static int run_next(struct checkpoint *cp, bool clean)
 	/* Fails only where every other commit fails too, and tells its own
 	 * caller when there are no ids. */
 	(void)index_top_up_ids(cp->cfg.ix);
-	if (!clean && nothing_new(cp)) {
-		disarm(cp);
+	/* Before looking: what is committed after it arms again. */
+	disarm(cp);
+	if (!clean && nothing_new(cp))
 		return 0;
-	}
 	r = run_one(cp, clean);
 	if (r == 0)
 		notify_call(&cp->cfg.after);

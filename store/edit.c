@@ -9,8 +9,15 @@
 int edit_begin(struct tree *t, enum quota_class class, struct edit *e)
 {
 	uint64_t bound = index_txn_bound(t->ix);
-	int r = room_reserve(t->room, class, bound);
+	int r;
 
+	/* Faster than checkpoints can follow, the index would only grow. */
+	if (class != QUOTA_EVICT && index_overgrown(t->ix) && t->checkpoint) {
+		r = t->checkpoint(t->checkpoint_arg);
+		if (r < 0)
+			return r;
+	}
+	r = room_reserve(t->room, class, bound);
 	if (r < 0)
 		return r;
 	r = index_begin(t->ix, true, &e->txn);

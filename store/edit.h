@@ -37,6 +37,9 @@ struct tree {
 	struct nodes *nodes;
 	struct entries *entries;
 	struct room *room;
+	/* Waits for a checkpoint: lets LMDB use pages again that it could not. */
+	int (*checkpoint)(void *arg);
+	void *checkpoint_arg;
 	atomic_uint_fast64_t hits;
 	atomic_uint_fast64_t misses;
 	uint32_t view; /* of new inodes */

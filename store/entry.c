@@ -62,25 +62,34 @@ static struct entry_use *entry_slot_locked(struct entries *es, uint64_t id)
 	return &es->uses[i];
 }
 
+/* Add a use. When the table is full, only those of known entries. */
+static void entry_note_locked(struct entries *es, const struct entry_use *more)
+{
+	struct entry_use *use = entry_slot_locked(es, more->id);
+
+	if (!use->id && es->used == ENTRY_USES_MAX)
+		return;
+	if (!use->id)
+		es->used++;
+	use->id = more->id;
+	use->hits += more->hits;
+	if (more->last_use_ns > use->last_use_ns)
+		use->last_use_ns = more->last_use_ns;
+	if (!es->first_ns || more->last_use_ns < es->first_ns)
+		es->first_ns = more->last_use_ns;
+}
+
 void entry_touch(struct entries *es, uint64_t entry, bool hit)
 {
-	struct entry_use *use;
+	const struct entry_use use = { .id = entry,
+				       .last_use_ns = base_now_ns(),
+				       .hits = hit };
 	bool full;
 
 	if (!entry)
 		return;
 	pthread_mutex_lock(&es->lock);
-	use = entry_slot_locked(es, entry);
-	full = es->used == ENTRY_USES_MAX;
-	if (use->id || !full) {
-		if (!use->id)
-			es->used++;
-		use->id = entry;
-		use->last_use_ns = base_now_ns();
-		use->hits += hit;
-		if (!es->first_ns)
-			es->first_ns = use->last_use_ns;
-	}
+	entry_note_locked(es, &use);
 	full = es->used >= ENTRY_USES_MAX / 4 * 3;
 	pthread_mutex_unlock(&es->lock);
 	if (full)
@@ -126,8 +135,8 @@ static int entry_flush_one(struct index_txn *txn, const struct entry_use *use)
 	struct entry_rec old, en;
 	int r = table_entry_get(txn, use->id, &old);
 
-	if (r < 0)
-		return r == -ENOENT ? 0 : r;
+	if (r < 0) /* gone, or damaged: not to hold up the others */
+		return r == -ENOENT || r == -EBADMSG ? 0 : r;
 	en = old;
 	if (use->last_use_ns > en.last_use_ns)
 		en.last_use_ns = use->last_use_ns;
@@ -184,9 +193,13 @@ static size_t entry_flush_take(struct entries *es, struct entry_use *uses)
 	return n;
 }
 
-static void entry_flush_done(struct entries *es)
+/* What did not reach the index goes back into the table. */
+static void entry_flush_done(struct entries *es, const struct entry_use *left,
+			     size_t n)
 {
 	LOCK_SCOPE(&es->lock);
+	for (size_t i = 0; i < n; i++)
+		entry_note_locked(es, &left[i]);
 	es->flushing = NULL;
 	es->n_flushing = 0;
 }
@@ -194,7 +207,7 @@ static void entry_flush_done(struct entries *es)
 int entry_flush(struct entries *es, struct index *ix, struct room *rm)
 {
 	cleanup_free struct entry_use *uses = NULL;
-	size_t n;
+	size_t n, batch, done = 0;
 	int r = 0;
 
 	uses = calloc(ENTRY_USES_MAX, sizeof(*uses));
@@ -203,11 +216,14 @@ int entry_flush(struct entries *es, struct index *ix, struct room *rm)
 	/* A second one would put what is on its way out of sight. */
 	LOCK_SCOPE(&es->flush);
 	n = entry_flush_take(es, uses);
-	for (size_t i = 0; i < n && !r; i += ENTRY_FLUSH_BATCH)
-		r = entry_flush_batch(
-			ix, rm, uses + i,
-			n - i < ENTRY_FLUSH_BATCH ? n - i : ENTRY_FLUSH_BATCH);
-	entry_flush_done(es);
+	for (; done < n; done += batch) {
+		batch = n - done < ENTRY_FLUSH_BATCH ? n - done
+						     : ENTRY_FLUSH_BATCH;
+		r = entry_flush_batch(ix, rm, uses + done, batch);
+		if (r < 0)
+			break;
+	}
+	entry_flush_done(es, uses + done, n - done);
 	return r;
 }
 
@@ -338,12 +354,15 @@ int entry_attach(struct index *ix, struct index_txn *txn, struct inode *dir,
 
 int entry_detach(struct index_txn *txn, uint64_t entry)
 {
+	struct record_key key = record_key_id(entry);
 	struct entry_rec old, en;
 	int r;
 
 	if (!entry)
 		return 0;
 	r = table_entry_get(txn, entry, &old);
+	if (r == -EBADMSG) /* its files must be removable all the same */
+		return index_del(txn, INDEX_ENTRY, &key);
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
 	if (old.members <= 1)

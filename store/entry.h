@@ -51,7 +51,7 @@ int64_t entry_last_use(struct entries *es, uint64_t id,
 		       const struct entry_rec *en);
 
 /* Bring the uses to the index, in short transactions, as far as there is room
- * for them; what does not fit is forgotten. */
+ * for them; the others stay in memory. */
 int entry_flush(struct entries *es, struct index *ix, struct room *rm);
 
 /* True if a use has been waiting for ENTRY_FLUSH_SEC. */

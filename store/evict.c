@@ -3,6 +3,7 @@
 
 #include "store/layout.h"
 #include "store/table.h"
+#include "store/tidy.h"
 #include "store/unit.h"
 
 #define EVICT_TIE_NS (60 * NSEC_PER_SEC) /* ages closer than this are equal */
@@ -49,6 +50,8 @@ static bool evict_may_go(struct evict *ev, struct evict_run *run,
 
 	if (last_use_ns >= run->how->older_than_ns)
 		return false;
+	if (last_use_ns > run->now_ns + EVICT_TIE_NS)
+		return true; /* the clock was set back: no grace until then */
 	if (run->how->no_grace ||
 	    (run->how->no_grace_http && en->kind != LAYOUT_WHEEL))
 		return true;
@@ -79,8 +82,12 @@ static int evict_load(struct evict *ev, struct evict_run *run,
 		r = record_key_get(&q->at, 9, &q->id);
 		if (r >= 0)
 			r = table_entry_get(txn, q->id, &en);
+		if (r == -ENOENT || r == -EBADMSG) {
+			r = 0; /* a damaged record must not end eviction */
+			continue;
+		}
 		if (r < 0)
-			continue; /* a damaged record is check's business */
+			return r;
 		last = entry_last_use(ev->cfg.t->entries, q->id, &en);
 		if (last != en.last_use_ns)
 			continue;
@@ -154,7 +161,7 @@ static int evict_unit(struct evict *ev, struct evict_run *run, uint64_t id,
 		return 0;
 	}
 	r = unit_remove(ev->cfg.t, id, true, &bytes);
-	if (r == -EBUSY || r == -ENOENT)
+	if (r == -EBUSY || r == -ENOENT || r == -EBADMSG)
 		return 0;
 	if (r < 0)
 		return r;
@@ -268,11 +275,10 @@ static void evict_housekeeping(struct evict *ev)
 	uint64_t n = 0;
 
 	/* What fails here is tried again in ten minutes. */
-	(void)unit_reap_tmp(ev->cfg.t, now - LAYOUT_TMP_AGE_SEC * NSEC_PER_SEC,
-			    &n);
+	(void)tidy_tmp(ev->cfg.t, now - LAYOUT_TMP_AGE_SEC * NSEC_PER_SEC, &n);
 	atomic_fetch_add(&ev->reaped, n);
-	(void)unit_prune_empty(ev->cfg.t, now - EVICT_EMPTY_SEC * NSEC_PER_SEC);
-	(void)unit_rescan(ev->cfg.t);
+	(void)tidy_empty(ev->cfg.t, now - EVICT_EMPTY_SEC * NSEC_PER_SEC);
+	(void)tidy_rescan(ev->cfg.t);
 }
 
 static void *evict_main(void *arg)

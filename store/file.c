@@ -172,6 +172,7 @@ static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 static int file_open_node(struct files *fs, struct node *nd, int flags,
 			  const struct inode *in)
 {
+	bool fresh = !nd->loaded;
 	int r;
 
 	if (flags & FILE_DIRECTORY)
@@ -187,6 +188,8 @@ static int file_open_node(struct files *fs, struct node *nd, int flags,
 		r = stage_begin(fs, nd, false);
 		if (r >= 0)
 			r = stage_resize(fs, nd, 0);
+		if (r < 0 && fresh && !nd->live)
+			node_unload(nd); /* not verified: for nobody else */
 		if (r < 0)
 			return r;
 	}

@@ -86,8 +86,12 @@ static int fileio_write_locked(struct store_file *f, uint64_t off,
 	if (r < 0)
 		return r;
 	r = fileio_put(nd, off, buf, len, ahead);
-	if (r < 0)
+	if (r < 0) {
+		/* What was written of it must not show up later. */
+		(void)pack_truncate(nd->pack, nd->size);
+		nd->alloc_end = nd->size;
 		return r;
+	}
 	if (off + len > nd->size)
 		nd->size = off + len;
 	nd->version++;

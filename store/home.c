@@ -53,12 +53,14 @@ static ssize_t home_read_text(int dir_fd, const char *name,
 static int home_write_text(int fd, const char *text)
 {
 	size_t len = strlen(text);
+	ssize_t n;
 
 	if (ftruncate(fd, 0) < 0)
 		return -errno;
-	if (pwrite(fd, text, len, 0) != (ssize_t)len)
-		return errno ? -errno : -EIO;
-	return 0;
+	n = pwrite(fd, text, len, 0);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -ENOSPC; /* the disk became full */
 }
 
 /* 0 ours, -ENOENT nothing there yet (empty), -EMEDIUMTYPE not ours. */
@@ -108,6 +110,7 @@ static int home_check_format(int dir_fd, const char *path, char *why,
 		if (strcmp(de->d_name, ".") != 0 &&
 		    strcmp(de->d_name, "..") != 0 &&
 		    strcmp(de->d_name, "lock") != 0 &&
+		    strcmp(de->d_name, "format.tmp") != 0 &&
 		    strcmp(de->d_name, "lost+found") != 0)
 			r = -EMEDIUMTYPE;
 	closedir(dir);
@@ -374,15 +377,25 @@ static uint64_t home_walk(int dir_fd, const char *name, bool remove)
 	return bytes;
 }
 
+static bool home_has(const struct home *h, const char *name)
+{
+	return !faccessat(h->dir_fd, name, F_OK, 0);
+}
+
+/* The packs go first: when that is cut off in between, the index is still the
+ * unreadable one, and the packs set aside before are not given up for it. */
 int home_set_aside(struct home *h)
 {
 	int r;
 
-	(void)home_reclaim(h);
+	if (home_has(h, "index.bad"))
+		(void)home_reclaim(h);
 	base_closep(&h->index_fd);
 	base_closep(&h->packs_fd);
-	if (renameat(h->dir_fd, "index", h->dir_fd, "index.bad") < 0 ||
+	if (!home_has(h, "packs.bad") &&
 	    renameat(h->dir_fd, "packs", h->dir_fd, "packs.bad") < 0)
+		return -errno;
+	if (renameat(h->dir_fd, "index", h->dir_fd, "index.bad") < 0)
 		return -errno;
 	r = home_open_dir(h, "index", &h->index_fd);
 	if (r >= 0)

@@ -48,6 +48,8 @@ struct index {
 	struct env env;
 	MDB_dbi dbi[INDEX_TABLES];
 	uint64_t growth_bytes;
+	uint64_t most_bytes; /* of pages rewritten between two pins; 0: any */
+	uint64_t commits;    /* since the last pin */
 	struct notify changed;
 	atomic_bool frozen;
 	struct ids ids;
@@ -64,8 +66,6 @@ struct index_txn {
 	bool dirty; /* something was put or deleted */
 	int error;  /* the first that LMDB cannot go on from */
 };
-
-/* -- Transactions --------------------------------------------------------- */
 
 int index_begin(struct index *ix, bool write, struct index_txn **ret)
 {
@@ -130,10 +130,11 @@ static int raise_marks(struct index_txn *txn, uint64_t marks[INDEX_IDS])
 	return 0;
 }
 
-void index_set_growth(struct index *ix, uint64_t bytes)
+void index_set_growth(struct index *ix, uint64_t bytes, uint64_t most_bytes)
 {
 	LOCK_SCOPE(&ix->lock);
 	ix->growth_bytes = bytes;
+	ix->most_bytes = most_bytes;
 }
 
 /* There is news again from here on. */
@@ -141,6 +142,7 @@ static void pinned(struct index *ix, uint64_t pages)
 {
 	LOCK_SCOPE(&ix->lock);
 	ix->pinned_pages = pages;
+	ix->commits = 0;
 	ix->told_changed = false;
 	ix->told_grown = false;
 }
@@ -156,6 +158,7 @@ static void committed(struct index *ix, const uint64_t marks[INDEX_IDS])
 		ids_committed(&ix->ids, i, marks[i]);
 	{
 		LOCK_SCOPE(&ix->lock);
+		ix->commits++;
 		tell = !ix->told_changed;
 		ix->told_changed = true;
 		if (!ix->told_grown && pages > ix->pinned_pages &&
@@ -188,8 +191,6 @@ int index_commit(struct index_txn *txn)
 		committed(ix, marks);
 	return r;
 }
-
-/* -- Values --------------------------------------------------------------- */
 
 /* LMDB does not write to keys, but does not say so. */
 static MDB_val mdb_key(const struct record_key *key)
@@ -292,8 +293,6 @@ int index_del(struct index_txn *txn, enum index_table table,
 	return 0;
 }
 
-/* -- Iteration ------------------------------------------------------------ */
-
 int index_iter(struct index_txn *txn, enum index_table table,
 	       const struct record_key *from, size_t prefix_len,
 	       struct index_iter *it)
@@ -365,8 +364,6 @@ void index_iter_release(struct index_iter *it)
 	it->cursor = NULL;
 }
 
-/* -- Ids ------------------------------------------------------------------ */
-
 int index_new_id(struct index *ix, enum index_id which, uint64_t *ret)
 {
 	bool low;
@@ -391,8 +388,6 @@ int index_top_up_ids(struct index *ix)
 	txn->dirty = true; /* the commit raises the marks */
 	return index_commit(txn);
 }
-
-/* -- Open and close ------------------------------------------------------- */
 
 /* Read a mark and skip what may have been handed out before. */
 static int load_mark(struct index_txn *txn, enum index_id which, bool created,
@@ -477,8 +472,6 @@ void index_close(struct index *ix)
 	free(ix);
 }
 
-/* -- Facts ---------------------------------------------------------------- */
-
 size_t index_leaf_max(const struct index *ix)
 {
 	return env_leaf_max(&ix->env, sizeof(uint64_t)) - CHECK_SIZE;
@@ -503,6 +496,14 @@ bool index_grown(struct index *ix)
 {
 	LOCK_SCOPE(&ix->lock);
 	return ix->told_grown;
+}
+
+bool index_overgrown(struct index *ix)
+{
+	LOCK_SCOPE(&ix->lock);
+	return ix->most_bytes &&
+	       ix->commits * INDEX_COMMIT_PAGES * ix->env.page_size >=
+		       ix->most_bytes;
 }
 
 static int count(struct index_txn *txn, struct index_stat *ret)
@@ -546,8 +547,6 @@ bool index_frozen(const struct index *ix)
 {
 	return atomic_load(&ix->frozen);
 }
-
-/* -- Snapshots ------------------------------------------------------------ */
 
 int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
 	      struct index_snap **ret)

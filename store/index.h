@@ -33,7 +33,8 @@
 
 #define INDEX_MAP_BYTES (64 * GIB) /* address space only */
 #define INDEX_VALUE_MAX 65536	   /* bytes; larger values are refused */
-#define INDEX_ID_STEP 4096	   /* ids reserved at a time */
+#define INDEX_COMMIT_PAGES 8 /* that a small transaction rewrites on average */
+#define INDEX_ID_STEP 4096   /* ids reserved at a time */
 #define INDEX_RESTORE_STEP (UINT64_C(1) << 32) /* skipped after a restore */
 
 enum index_table {
@@ -186,12 +187,21 @@ int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
 	      struct index_snap **ret);
 void index_unpin(struct index *ix, struct index_snap *snap); /* NULL fine */
 
-/* Another @growth_bytes, from now on. Any thread. */
-void index_set_growth(struct index *ix, uint64_t bytes);
+/* Another @growth_bytes from now on, and how much may be rewritten between two
+ * pins (see index_overgrown()). Any thread. */
+void index_set_growth(struct index *ix, uint64_t bytes, uint64_t most_bytes);
 
 /* True when the file has grown by @growth_bytes since the last pin: what
  * tells the two reasons for calling @changed apart. */
 bool index_grown(struct index *ix);
+
+/*
+ * True when the commits since the last pin have rewritten as much as they may:
+ * writers should wait for a checkpoint. Pages that a commit replaces are free
+ * only two pins later, so it is the rate of commits, not the growth so far,
+ * that decides how large the file becomes.
+ */
+bool index_overgrown(struct index *ix);
 
 /* Everything committed so far to the disk (fdatasync). */
 int index_sync(struct index *ix);

@@ -5,7 +5,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <syslog.h>
 
@@ -118,8 +117,8 @@ static void *ingest_run(void *arg)
 	struct ingest *in = arg;
 	uint64_t ino;
 
-	/* Nobody waits for a checksum; a refusal costs only politeness. */
-	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+	/* Nobody waits for a checksum; a refusal costs only politeness. Not
+	 * nice(2): this thread holds the index's write lock now and then. */
 	(void)syscall(SYS_ioprio_set, INGEST_IOPRIO_WHO_PROCESS, 0,
 		      INGEST_IOPRIO_IDLE);
 	pthread_mutex_lock(&in->lock);

@@ -41,4 +41,7 @@ struct store {
 int store_apply_limits(struct store *st, const struct store_limits *text,
 		       bool keep, char *why, size_t why_size);
 
+/* Let the index grow by its share of the limit between two checkpoints. */
+void store_apply_growth(struct store *st);
+
 #endif

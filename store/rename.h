@@ -3,7 +3,7 @@
  * rename(2) and its flags, in one transaction.
  *
  * A file that gets another name gets the entry of its new place. A directory
- * that moves near the root leaves a note for unit_rescan().
+ * that moves near the root leaves a note for tidy_rescan().
  *
  * Errors as in store.h. Threads: any.
  */

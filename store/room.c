@@ -149,7 +149,9 @@ static void credit_locked(struct room *rm, uint64_t bytes)
 static int system_ready_locked(const struct room *rm,
 			       const struct room_waiter *w, bool over)
 {
-	uint64_t used = rm->q.charged - rm->q.reserved;
+	uint64_t used = rm->q.charged > rm->q.reserved
+				? rm->q.charged - rm->q.reserved
+				: 0;
 
 	if (rm->ended > w->pass)
 		return 1;

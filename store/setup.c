@@ -83,6 +83,14 @@ static void setup_charge_parts(struct store *st)
 	room_set_part(st->room, ROOM_DIRS, packs_dir_bytes(st->packs));
 }
 
+static int setup_wait_checkpoint(void *arg)
+{
+	struct store *st = arg;
+	struct checkpoint *cp = atomic_load(&st->cp);
+
+	return cp ? checkpoint_run(cp) : 0;
+}
+
 static void setup_closed(void *arg, uint64_t ino)
 {
 	struct store *st = arg;
@@ -187,7 +195,9 @@ static int setup_parts(struct store *st)
 				  .packs = st->packs,
 				  .nodes = st->nodes,
 				  .entries = st->entries,
-				  .room = st->room };
+				  .room = st->room,
+				  .checkpoint = setup_wait_checkpoint,
+				  .checkpoint_arg = st };
 	st->files.t = &st->tree;
 	st->files.closed = setup_closed;
 	st->files.closed_arg = st;
@@ -232,6 +242,8 @@ static int setup_compact(struct store *st, char *why, size_t why_size)
 			base_closep(&new_fd);
 		r = setup_index(st, CHECKPOINT_CLEAN, why, why_size);
 		st->tree.ix = st->ix;
+		if (r >= 0)
+			store_apply_growth(st);
 	} else {
 		base_closep(&new_fd);
 		r = 0;

@@ -7,12 +7,17 @@
 #include "store/layout.h"
 #include "store/parts.h"
 #include "store/table.h"
+#include "store/tidy.h"
 #include "store/unit.h"
 
 #define STATUS_BLOCK 4096 /* f_bsize of statfs: a unit, not a page */
 #define STATUS_CHUNK 1024 /* inodes looked at in one read transaction */
 /* The index may grow by this share of the limit between two checkpoints. */
 #define STATUS_GROWTH_SHARE 32
+/* And commits between two may rewrite this share, at most so many bytes; three
+ * times that is what it takes on disk beyond what is live. */
+#define STATUS_REWRITE_SHARE 16
+#define STATUS_REWRITE_BYTES (128 * MIB)
 /* The smallest limit must hold this many of the largest transactions. */
 #define STATUS_TXNS_MIN 32
 #define STATUS_FILES_PER_GIB (UINT64_C(1) << 16) /* of statfs: no real bound */
@@ -61,12 +66,27 @@ static void status_default_limits(struct store *st, uint64_t disk, bool keep,
 		q->limit = QUOTA_DEFAULT_MAX;
 }
 
+void store_apply_growth(struct store *st)
+{
+	struct room_stat rs;
+	uint64_t growth, most;
+
+	room_stat(st->room, &rs);
+	growth = rs.quota.limit / STATUS_GROWTH_SHARE;
+	if (growth > CHECKPOINT_GROWTH_BYTES)
+		growth = CHECKPOINT_GROWTH_BYTES;
+	most = rs.quota.limit / STATUS_REWRITE_SHARE;
+	if (most > STATUS_REWRITE_BYTES)
+		most = STATUS_REWRITE_BYTES;
+	index_set_growth(st->ix, growth, most);
+}
+
 int store_apply_limits(struct store *st, const struct store_limits *text,
 		       bool keep, char *why, size_t why_size)
 {
 	struct statvfs vfs;
 	struct quota q;
-	uint64_t disk, least, growth;
+	uint64_t disk, least;
 	int r;
 
 	if (fstatvfs(st->home.dir_fd, &vfs) < 0)
@@ -96,10 +116,7 @@ int store_apply_limits(struct store *st, const struct store_limits *text,
 	if (r < 0)
 		return r;
 	room_set_limit(st->room, q.limit, q.low, q.min_free);
-	growth = q.limit / STATUS_GROWTH_SHARE;
-	index_set_growth(st->ix, growth < CHECKPOINT_GROWTH_BYTES
-					 ? growth
-					 : CHECKPOINT_GROWTH_BYTES);
+	store_apply_growth(st);
 	atomic_store(&st->files.max_size, q.limit > STORE_FILE_MIN_MAX
 						  ? q.limit
 						  : STORE_FILE_MIN_MAX);
@@ -303,7 +320,7 @@ int store_prune(struct store *st, const struct store_prune *how,
 		sum.bytes += res.bytes;
 	} while (r >= 0 && res.units && how->to_bytes && !how->dry_run);
 	if (r >= 0 && !how->dry_run)
-		r = unit_prune_empty(&st->tree, INT64_MAX);
+		r = tidy_empty(&st->tree, INT64_MAX);
 	*ret = sum;
 	return r;
 }

@@ -58,10 +58,10 @@ struct store_limits {
 	int64_t grace_sec; /* < 0: the default, 600 */
 };
 
+/* CREATE, for a daemon: make an empty store where there is none, and in the
+ * place of one whose index is unreadable. */
 enum store_open_flags {
-	STORE_OPEN_CREATE = 1 << 0, /* for a daemon: make an empty store if */
-	/* there is none, and in the place of one */
-	/* whose index is unreadable */
+	STORE_OPEN_CREATE = 1 << 0,
 };
 
 struct store_config {

@@ -159,6 +159,15 @@ static int sweep_one(struct tree *t, uint64_t ino, bool restored,
 	return in.flags & INODE_WRITERS ? sweep_adopt(t, ino) : 0;
 }
 
+/* A damaged record costs its file, not the store. */
+static int sweep_pass_over(int r, struct sweep_result *res)
+{
+	if (r != -EBADMSG)
+		return r;
+	res->unreadable++;
+	return 0;
+}
+
 /* The first orphan at or behind *@ino; 1, or 0 if there is none. */
 static int sweep_next_orphan(struct tree *t, uint64_t *ino)
 {
@@ -185,7 +194,7 @@ static int sweep_orphans(struct tree *t, struct sweep_result *res)
 	int r;
 
 	while ((r = sweep_next_orphan(t, &ino)) > 0) {
-		r = edit_reap(t, ino);
+		r = sweep_pass_over(edit_reap(t, ino), res);
 		if (r < 0)
 			return r;
 		res->orphans++;
@@ -208,6 +217,7 @@ int sweep_inodes(struct tree *t, bool restored,
 		r = sweep_one(t, work.inos[i], restored, res);
 		if (r >= 0)
 			sum(sum_arg, work.inos[i]);
+		r = sweep_pass_over(r, res);
 	}
 	free(work.inos);
 	return r;

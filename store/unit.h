@@ -34,20 +34,12 @@ int unit_measure(struct tree *t, uint64_t entry, uint64_t *ret_bytes,
  * of it (its newest name; further names lead to an inode marked bad). */
 int unit_drop_file(struct tree *t, uint64_t ino);
 
-/*
- * Orphaned temporary files of pip: not open and not changed since @before_ns.
- * *@ret_n: how many were removed.
- */
-int unit_reap_tmp(struct tree *t, int64_t before_ns, uint64_t *ret_n);
+/* Remove one name of @in; the inode goes if it was the last. For tidy. */
+int unit_remove_name(struct edit *e, struct inode *dir, const char *name,
+		     struct inode *in, bool idle_only);
 
-/*
- * Fan-out directories of http* that are empty and not changed since
- * @before_ns, from the bottom up. Not in the moment they become empty: the
- * kernel, and a pip that has just made sure of them, count on them for a while.
- */
-int unit_prune_empty(struct tree *t, int64_t before_ns);
-
-/* If directories moved: give every file the entry that its path has now. */
-int unit_rescan(struct tree *t);
+/* The newest name of @ino goes; if others are left the inode is marked bad.
+ * @idle_only: a temporary file, if it is one still; -EBUSY if it is open. */
+int unit_drop_name(struct tree *t, uint64_t ino, bool idle_only);
 
 #endif

@@ -160,7 +160,7 @@ static inline void invariants_entry(const struct record_key *key,
 	ck_assert_int_eq(index_get(inv.txn, INDEX_LRU, &lru, none, 1), 0);
 }
 
-/* The entry of a file is there, unless directories moved (unit_rescan()). */
+/* The entry of a file is there, unless directories moved (tidy_rescan()). */
 static inline void invariants_entries(void)
 {
 	uint64_t moved = 0;

@@ -24,7 +24,7 @@ LEVELS = (
     "store/edit",
     "store/tree store/unit",
     "store/stage store/sweep store/rename",
-    "store/file",
+    "store/file store/tidy",
     "store/fileio store/evict store/ingest",
     "store/store",
     "store/parts",

@@ -173,7 +173,7 @@ START_TEST(a_use_counts_at_once_and_reaches_the_index_with_the_flush)
 	ck_assert_int_gt(last, en.last_use_ns);
 	ck_assert_uint_eq(record(id).hits, 0);
 
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
+	fx_flush();
 	ck_assert_int_eq(record(id).last_use_ns, last);
 	ck_assert_uint_eq(record(id).hits, 2);
 	en = record(id);
@@ -189,7 +189,7 @@ START_TEST(a_flush_never_makes_an_entry_older)
 	fx_age(id, -1000); /* as if the clock had been ahead */
 	last = record(id).last_use_ns;
 	entry_touch(fx.entries, id, true);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
+	fx_flush();
 	ck_assert_int_eq(record(id).last_use_ns, last);
 	ck_assert_uint_eq(record(id).hits, 1);
 }
@@ -204,7 +204,7 @@ START_TEST(a_use_of_what_is_gone_is_forgotten)
 	entry_touch(fx.entries, 0, true);
 	entry_touch(fx.entries, 4711, true);
 	ck_assert_int_eq(fx_unlink(dir, FX_HASH), 0);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
+	fx_flush();
 	ck_assert_uint_eq(fx_count(INDEX_ENTRY), 0);
 }
 END_TEST
@@ -222,7 +222,7 @@ START_TEST(a_full_table_asks_for_a_flush_and_loses_only_new_uses)
 	ck_assert_int_ne(entry_last_use(fx.entries, 1, &never), 0);
 	ck_assert_int_ne(entry_last_use(fx.entries, ENTRY_USES_MAX, &never), 0);
 	ck_assert_int_eq(entry_last_use(fx.entries, n, &never), 0);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
+	fx_flush();
 	entry_touch(fx.entries, n, false);
 	ck_assert_int_ne(entry_last_use(fx.entries, n, &never), 0);
 }
@@ -238,7 +238,7 @@ START_TEST(many_uses_reach_the_index_in_one_flush)
 		ids[i] = entry_of(fx_file(dir, name));
 		entry_touch(fx.entries, ids[i], true);
 	}
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
+	fx_flush();
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
 		ck_assert_uint_eq(record(ids[i]).hits, 1);
 }
@@ -258,7 +258,7 @@ START_TEST(what_a_flush_adds_to_the_index_is_charged)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
 		entry_touch(fx.entries, ids[i * 7 % ARRAY_SIZE(ids)], true);
-	fx_flush(NULL);
+	fx_flush();
 	invariants_room();
 }
 END_TEST
@@ -271,15 +271,59 @@ START_TEST(a_flush_is_not_due_for_a_fresh_use)
 }
 END_TEST
 
-START_TEST(a_flush_into_a_frozen_index_costs_recency_only)
+/* Else what was just used would look old to the evictor. */
+START_TEST(uses_that_there_is_no_room_for_stay_in_memory)
 {
 	uint64_t id = entry_of(fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH));
+	struct entry_rec en;
+	int64_t last;
 
+	fx_age(id, 1000);
+	entry_touch(fx.entries, id, true);
+	en = record(id);
+	last = entry_last_use(fx.entries, id, &en);
+	fx_fill_room(1000);
+	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), -ENOSPC);
+	ck_assert_int_eq(entry_last_use(fx.entries, id, &en), last);
+	entry_touch(fx.entries, id, true);
+	fx_empty_room();
+	fx_flush();
+	ck_assert_int_ge(record(id).last_use_ns, last);
+	ck_assert_uint_eq(record(id).hits, 2);
+}
+END_TEST
+
+START_TEST(a_flush_into_a_frozen_index_leaves_uses_in_memory)
+{
+	uint64_t id = entry_of(fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH));
+	struct entry_rec en;
+
+	fx_age(id, 1000);
 	entry_touch(fx.entries, id, true);
 	index_freeze(fx.kit.ix);
 	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), -EROFS);
-	ck_assert_uint_eq(record(id).hits, 0);
-	entry_touch(fx.entries, id, true);
+	en = record(id);
+	ck_assert_uint_eq(en.hits, 0);
+	ck_assert_int_gt(entry_last_use(fx.entries, id, &en), en.last_use_ns);
+}
+END_TEST
+
+START_TEST(a_damaged_entry_does_not_hold_up_the_others)
+{
+	uint64_t dir = fx_dirs(FX_HASH_DIRS);
+	uint64_t bad = entry_of(fx_file(dir, FX_HASH));
+	uint64_t good = entry_of(fx_file(fx_dirs("selfcheck"), FX_HASH));
+	struct index_txn *txn = kit_begin(&fx.kit);
+	struct record_key key = record_key_id(bad);
+
+	ck_assert_int_eq(index_put(txn, INDEX_ENTRY, &key, "short", 5, false),
+			 0);
+	ck_assert_int_eq(index_commit(txn), 0);
+	entry_touch(fx.entries, bad, true);
+	entry_touch(fx.entries, good, true);
+	fx_flush();
+	ck_assert_uint_eq(record(good).hits, 1);
+	fx.hurt = true;
 }
 END_TEST
 
@@ -328,7 +372,7 @@ START_TEST(no_use_is_out_of_sight_while_two_threads_flush)
 	enough = true;
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
-	ck_assert_int_eq(entry_flush(fx.entries, fx.kit.ix, fx.room), 0);
+	fx_flush();
 	ck_assert_uint_eq(record(id).hits, USES);
 }
 END_TEST
@@ -344,7 +388,9 @@ static void add_uses(TCase *tc)
 	tcase_add_test(tc, many_uses_reach_the_index_in_one_flush);
 	tcase_add_test(tc, what_a_flush_adds_to_the_index_is_charged);
 	tcase_add_test(tc, a_flush_is_not_due_for_a_fresh_use);
-	tcase_add_test(tc, a_flush_into_a_frozen_index_costs_recency_only);
+	tcase_add_test(tc, uses_that_there_is_no_room_for_stay_in_memory);
+	tcase_add_test(tc, a_flush_into_a_frozen_index_leaves_uses_in_memory);
+	tcase_add_test(tc, a_damaged_entry_does_not_hold_up_the_others);
 	tcase_add_test(tc, no_use_is_out_of_sight_while_two_threads_flush);
 }
 

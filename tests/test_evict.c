@@ -289,7 +289,7 @@ static void use_later_and_checkpoint(void)
 {
 	fx.on_credit = NULL;
 	use_later();
-	fx_flush(NULL);
+	fx_flush();
 }
 
 START_TEST(what_is_used_and_flushed_during_the_pass_stays)
@@ -415,17 +415,24 @@ END_TEST
 
 /* -- The thread ----------------------------------------------------------- */
 
-/* Leave @left bytes for @class, and write a body's worth to @ino. */
-static int write_without_room(uint64_t ino, enum quota_class class,
-			      uint64_t left)
+/* Leave only @left bytes for @class. */
+static void fill_up(enum quota_class class, uint64_t left)
 {
-	struct store_file *f = fx_open_file(ino, FILE_WRITE);
 	struct room_stat rs;
-	int r;
 
 	room_stat(fx.room, &rs);
 	fx.filled = quota_ceiling(&rs.quota, class) - left - rs.quota.charged;
 	room_settle(fx.room, 0, fx.filled);
+}
+
+/* The same, and write a body's worth to @ino. */
+static int write_without_room(uint64_t ino, enum quota_class class,
+			      uint64_t left)
+{
+	struct store_file *f = fx_open_file(ino, FILE_WRITE);
+	int r;
+
+	fill_up(class, left);
 	r = fx_write(f, BODY, 9);
 	stop();
 	file_close(f);
@@ -458,6 +465,19 @@ START_TEST(a_wheel_without_room_pushes_out_http_within_grace)
 	ck_assert_int_eq(fx_holds(new, BODY, 9), 0);
 	ck_assert(fx_gone(http));
 	ck_assert(!fx_gone(wheel));
+}
+END_TEST
+
+START_TEST(a_name_under_wheels_pushes_out_http_within_grace_too)
+{
+	uint64_t dir = fx_dirs(FX_WHEEL_DIRS), ino;
+
+	for (unsigned i = 0; i < 8; i++)
+		put_http(i, 1);
+	start(GRACE);
+	fill_up(QUOTA_OTHER, 50 * KIB);
+	ck_assert_int_eq(fx_try_make(ROOT, "x", S_IFREG | 0644, &ino), -ENOSPC);
+	ck_assert_int_eq(fx_try_make(dir, "x", S_IFREG | 0644, &ino), 0);
 }
 END_TEST
 
@@ -548,6 +568,8 @@ int main(void)
 	tc = new_case(suite, "thread");
 	tcase_add_test(tc, a_writer_without_room_gets_it_from_the_oldest);
 	tcase_add_test(tc, a_wheel_without_room_pushes_out_http_within_grace);
+	tcase_add_test(tc,
+		       a_name_under_wheels_pushes_out_http_within_grace_too);
 	tcase_add_test(tc, http_without_room_leaves_http_within_grace);
 	tcase_add_test(tc, the_thread_begins_with_its_housekeeping);
 	tcase_add_test(tc, an_evictor_that_was_never_started_is_no_one_to_stop);

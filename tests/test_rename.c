@@ -18,7 +18,7 @@ static int exchange(uint64_t from, const char *name, uint64_t to,
 	return rename_with(from, name, to, new_name, RENAME_NAMES_EXCHANGE);
 }
 
-/* Directories moved since the last look: unit_rescan() has work. */
+/* Directories moved since the last look: tidy_rescan() has work. */
 static bool rescan_wanted(void)
 {
 	struct index_txn *txn;
