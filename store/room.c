@@ -224,7 +224,7 @@ int room_reserve(struct room *rm, enum quota_class class, uint64_t bytes)
 int room_try(struct room *rm, uint64_t bytes)
 {
 	LOCK_SCOPE(&rm->lock);
-	if (rm->q.charged + bytes > rm->q.limit)
+	if (rm->q.charged + bytes > rm->q.limit && !quota_excess(&rm->q))
 		return -ENOSPC;
 	rm->q.reserved += bytes;
 	charge_locked(rm, bytes);

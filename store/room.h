@@ -54,8 +54,9 @@ void room_set_limit(struct room *rm, uint64_t limit, uint64_t low,
  */
 int room_reserve(struct room *rm, enum quota_class class, uint64_t bytes);
 
-/* Charge @bytes of work that can wait, if they fit below the limit now; never
- * waits. 0, or -ENOSPC. */
+/* Charge @bytes of work that can wait, if they fit below the limit now, or if
+ * the store is above it anyway (the work helps to get below). Never waits. 0,
+ * or -ENOSPC. */
 int room_try(struct room *rm, uint64_t bytes);
 
 /* The act is over: of @reserved bytes charged, @used stay so. @used may be

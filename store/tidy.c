@@ -252,7 +252,7 @@ static int tidy_rescan_wanted(struct tree *t, uint64_t *ret)
 	return r == -ENOENT ? 0 : r;
 }
 
-static int unit_rescan_want(struct tree *t, uint64_t wanted)
+static int tidy_rescan_want(struct tree *t, uint64_t wanted)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
 	int r = edit_begin(t, QUOTA_SYSTEM, &e);
@@ -271,11 +271,11 @@ int tidy_rescan(struct tree *t)
 
 	if (r < 0 || !wanted)
 		return r;
-	r = unit_rescan_want(t, 0);
+	r = tidy_rescan_want(t, 0);
 	while (r >= 0 && (r = tidy_rescan_batch(t, &at, inos, &n)) > 0)
 		for (unsigned i = 0; i < n && r >= 0; i++)
 			r = tidy_reclassify(t, inos[i]);
 	if (r < 0) /* not all was seen */
-		(void)unit_rescan_want(t, 1);
+		(void)tidy_rescan_want(t, 1);
 	return r;
 }

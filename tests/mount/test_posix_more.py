@@ -6,6 +6,7 @@
 
 import ctypes
 import errno
+import faulthandler
 import mmap
 import os
 import shutil
@@ -241,7 +242,11 @@ def test_a_mapping_ends_with_its_file(root):
     with opened(path, os.O_RDWR) as fd:
         mapped = mmap.mmap(fd, 10_000)
         os.ftruncate(fd, 4096)
-        status = in_child(lambda: mapped[8192])
+
+        def touch():
+            faulthandler.disable()
+            return mapped[8192]
+        status = in_child(touch)
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == signal.SIGBUS
         os.ftruncate(fd, 10_000)
@@ -307,7 +312,7 @@ def test_running_a_program(root):
 
 # ---- attributes ----
 
-@pytest.mark.parametrize("sec", [-(1 << 31) + 1, -2, -1, 0, (1 << 31), 1 << 33])
+@pytest.mark.parametrize("sec", [1 - (1 << 31), -2, -1, 0, 1 << 31, 1 << 33])
 @pytest.mark.parametrize("nsec", [0, 1, 999_999_999])
 def test_times_before_1970_and_after_2038(root, sec, nsec):
     path = put(root / "f")
@@ -460,6 +465,7 @@ def test_tar_and_cp_bring_back_what_they_took(root, tmp_path):
                    shell=True, check=True, stderr=subprocess.DEVNULL)
     assert describe(root / "again") == wanted
     for name in ("sub/f", "sparse", "small"):
-        assert (root / "again" / name).read_bytes() == (src / name).read_bytes()
+        copy = root / "again" / name
+        assert copy.read_bytes() == (src / name).read_bytes()
     subprocess.run(["find", root / "again", "-delete"], check=True)
     assert not (root / "again").exists()
