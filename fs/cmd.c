@@ -119,6 +119,21 @@ error_t cmd_positional(struct argp_state *state, const char *arg,
 	return 0;
 }
 
+error_t cmd_path(int key, const char *arg, struct argp_state *state,
+		 const char **slot)
+{
+	switch (key) {
+	case ARGP_KEY_ARG:
+		return cmd_positional(state, arg, slot, 1);
+	case ARGP_KEY_END:
+		if (!*slot)
+			return cmd_usage(state, "which STORE or MOUNTPOINT?");
+		return 0;
+	default:
+		return cmd_option(key, state);
+	}
+}
+
 bool cmd_parse(const struct argp *argp, int argc, char **argv, void *input,
 	       int *ret_exit)
 {

@@ -44,6 +44,11 @@ error_t cmd_usage(struct argp_state *state, const char *format, ...)
 error_t cmd_positional(struct argp_state *state, const char *arg,
 		       const char **slot, unsigned n);
 
+/* The end of the parser of a command that takes one STORE or MOUNTPOINT: keeps
+ * it in *@slot, insists on it, and leaves the rest to cmd_option(). */
+error_t cmd_path(int key, const char *arg, struct argp_state *state,
+		 const char **slot);
+
 /* Returns true to go on, false to end with *@ret_exit. */
 bool cmd_parse(const struct argp *argp, int argc, char **argv, void *input,
 	       int *ret_exit);

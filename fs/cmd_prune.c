@@ -67,14 +67,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'n':
 		a->dry_run = true;
 		return 0;
-	case ARGP_KEY_ARG:
-		return cmd_positional(state, arg, &a->path, 1);
-	case ARGP_KEY_END:
-		if (!a->path)
-			return cmd_usage(state, "which STORE or MOUNTPOINT?");
-		return 0;
 	default:
-		return cmd_option(key, state);
+		return cmd_path(key, arg, state, &a->path);
 	}
 }
 

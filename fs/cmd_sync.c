@@ -3,10 +3,6 @@
 
 #include "fs/cmd.h"
 
-struct args {
-	const char *path;
-};
-
 static const struct argp_option options[] = {
 	CMD_HELP_OPTION,
 	{ 0 },
@@ -14,18 +10,7 @@ static const struct argp_option options[] = {
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	struct args *a = state->input;
-
-	switch (key) {
-	case ARGP_KEY_ARG:
-		return cmd_positional(state, arg, &a->path, 1);
-	case ARGP_KEY_END:
-		if (!a->path)
-			return cmd_usage(state, "which STORE or MOUNTPOINT?");
-		return 0;
-	default:
-		return cmd_option(key, state);
-	}
+	return cmd_path(key, arg, state, state->input);
 }
 
 static const struct argp argp = {
@@ -39,13 +24,13 @@ static const struct argp argp = {
 int cmd_sync(int argc, char **argv)
 {
 	cleanup_target struct cmd_target target = CMD_TARGET_INIT;
-	struct args a = { 0 };
+	const char *path = NULL;
 	json_t *reply;
 	int r;
 
-	if (!cmd_parse(&argp, argc, argv, &a, &r))
+	if (!cmd_parse(&argp, argc, argv, &path, &r))
 		return r;
-	r = cmd_find(a.path, &target);
+	r = cmd_find(path, &target);
 	if (r != CMD_OK)
 		return r;
 	r = cmd_ask(&target, json_pack("{s:s}", "command", "sync"), false,

@@ -19,10 +19,6 @@
 #define END_NOTICE_MSEC 3000
 #define END_STEP_MSEC 10
 
-struct args {
-	const char *path;
-};
-
 static const struct argp_option options[] = {
 	CMD_HELP_OPTION,
 	{ 0 },
@@ -30,18 +26,7 @@ static const struct argp_option options[] = {
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	struct args *a = state->input;
-
-	switch (key) {
-	case ARGP_KEY_ARG:
-		return cmd_positional(state, arg, &a->path, 1);
-	case ARGP_KEY_END:
-		if (!a->path)
-			return cmd_usage(state, "which MOUNTPOINT or STORE?");
-		return 0;
-	default:
-		return cmd_option(key, state);
-	}
+	return cmd_path(key, arg, state, state->input);
 }
 
 static const struct argp argp = {
@@ -172,25 +157,25 @@ int cmd_umount(int argc, char **argv)
 {
 	cleanup_mounts struct mounts mounts = MOUNTS_INIT;
 	cleanup_free char *full = NULL;
-	struct args a = { 0 };
+	const char *path = NULL;
 	const struct mounts_entry *e;
 	struct daemon d;
 	bool goes_on = false;
 	int r;
 
-	if (!cmd_parse(&argp, argc, argv, &a, &r))
+	if (!cmd_parse(&argp, argc, argv, &path, &r))
 		return r;
-	r = mounts_resolve(a.path, &full);
+	r = mounts_resolve(path, &full);
 	if (r == 0)
 		r = mounts_load(&mounts);
 	if (r < 0) {
-		cmd_error("%s: %s", a.path, strerror(-r));
+		cmd_error("%s: %s", path, strerror(-r));
 		return CMD_FAILED;
 	}
 
 	e = mounts_at(&mounts, full);
 	if (!e && !mounts_of(&mounts, full))
-		return not_mounted(a.path, full);
+		return not_mounted(path, full);
 	d = find_daemon(e ? e->store : full);
 	if (e)
 		r = unmount_one(&mounts, e, &goes_on);
