@@ -15,14 +15,15 @@ import sys
 # The one table of levels: a module includes only modules on lower lines.
 LEVELS = (
     "store/base",
-    "store/record store/layout store/digest store/quota store/idset",
-    "store/mdbfile store/packio",
+    "store/record store/layout store/digest store/quota store/idset "
+    "store/wheel",
+    "store/mdbfile store/packio store/section",
     "store/audit store/side store/env store/ids",
-    "store/index store/pack store/room store/home",
+    "store/index store/pack store/holes store/room store/home",
     "store/node store/table store/checkpoint",
     "store/entry",
     "store/edit",
-    "store/tree store/unit",
+    "store/tree store/unit store/linger",
     "store/stage store/sweep store/rename",
     "store/file store/tidy",
     "store/fileio store/evict store/ingest",
