@@ -269,6 +269,7 @@ static bool check_format(struct doctor *d, const char *store, pid_t *ret_pid)
 	return false;
 }
 
+/* What the daemon says of itself. */
 static void check_state(struct doctor *d, const struct cmd_target *target)
 {
 	const char *state, *reason;
@@ -288,6 +289,36 @@ static void check_state(struct doctor *d, const struct cmd_target *target)
 		bad(d, "%s is %s: %s", target->store, state ? state : "?",
 		    reason ? reason : "?");
 	json_decref(reply);
+}
+
+/*
+ * A store that nobody serves is looked at from outside: to open it would be a
+ * use of it, with a checkpoint. Who has mounted it meanwhile is asked instead,
+ * *@pid then.
+ */
+static void check_content(struct doctor *d, const struct cmd_target *target,
+			  pid_t *pid)
+{
+	char why[WHY_MAX] = "", ignored[WHY_MAX];
+	int r = *pid ? 0 : store_look(target->store, why, sizeof(why));
+
+	if (!*pid)
+		(void)store_probe(target->store, pid, ignored, sizeof(ignored));
+	if (*pid) {
+		check_state(d, target);
+		return;
+	}
+	if (r == -EBADMSG)
+		bad(d,
+		    "%s: a mount sets it aside and begins with an empty cache",
+		    why);
+	else if (r < 0)
+		bad(d, "%s", why);
+	else
+		good("%s can be read%s", target->store,
+		     r ? "; it was not closed, a mount goes back to its last checkpoint"
+		       : "");
+	check_disk(d, target->store);
 }
 
 /* ---- the mount ---- */
@@ -359,7 +390,7 @@ static int check_store(struct doctor *d, const struct args *a)
 	if (r != CMD_OK)
 		return r;
 	if (check_format(d, target.store, &pid))
-		check_state(d, &target);
+		check_content(d, &target, &pid);
 	check_mount(d, &target, full, pid);
 	return CMD_OK;
 }

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -70,6 +71,20 @@ static inline void base_unlockp(pthread_mutex_t **m)
 #define LOCK_SCOPE(m)                                                          \
 	__attribute__((cleanup(base_unlockp), unused))                         \
 	pthread_mutex_t *_scope_lock = (pthread_mutex_lock(m), (m))
+
+/* Too many open files, or no memory: what could not be begun is lost to
+ * nobody and can be tried again. */
+static inline bool base_is_shortage(int r)
+{
+	return r == -EMFILE || r == -ENFILE || r == -ENOMEM;
+}
+
+/* errno of a sync that failed, as an error that is no shortage: bytes may be
+ * lost, whatever it was. */
+static inline int base_sync_error(void)
+{
+	return base_is_shortage(-errno) ? -EIO : -errno;
+}
 
 /* CLOCK_REALTIME in nanoseconds: what inode times and last uses are made of. */
 static inline int64_t base_now_ns(void)

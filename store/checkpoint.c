@@ -17,12 +17,18 @@
 #include "store/mdbfile.h"
 #include "store/side.h"
 
+#define STOP_ATTEMPTS 4 /* to make the last one, a retry's time apart */
+
 struct checkpoint {
 	struct checkpoint_config cfg;
 	pthread_t thread;
-	bool running;		   /* the thread; start and stop only */
-	struct index_snap *pin;	   /* of the last one; whoever runs one */
-	struct index_snap *failed; /* of the one that froze the store */
+	bool running; /* the thread; start and stop only */
+
+	/* Of whoever runs one. @next is pinned but not safe: between two
+	 * attempts, or for good when the store is frozen. */
+	struct index_snap *pin; /* of the last one */
+	struct index_snap *next;
+	struct packs_batch *batch; /* of @next, while it is to be finished */
 
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t wake;  /* the thread: something to do */
@@ -42,25 +48,25 @@ struct checkpoint {
 
 /* -- One checkpoint ------------------------------------------------------- */
 
-struct taken {
-	struct packs *packs;
-	struct packs_batch *batch;
-};
-
-static void take_packs(void *arg)
+static void take_batch(void *arg)
 {
-	struct taken *taken = arg;
+	struct checkpoint *cp = arg;
 
-	taken->batch = packs_pin(taken->packs);
+	cp->batch = packs_pin(cp->cfg.packs);
+	if (cp->cfg.holes)
+		holes_pin(cp->cfg.holes);
 }
 
+/* An index that broke is news: the attempt tells. */
 static bool nothing_new(const struct checkpoint *cp)
 {
 	const struct checkpoint_config *cfg = &cp->cfg;
 
-	return cp->pin && index_txnid(cfg->ix) == cp->pin->txnid &&
+	return cp->pin && !index_frozen(cfg->ix) &&
+	       index_txnid(cfg->ix) == cp->pin->txnid &&
 	       packs_dirty_bytes(cfg->packs) == 0 &&
-	       packs_doomed_bytes(cfg->packs) == 0;
+	       packs_doomed_bytes(cfg->packs) == 0 &&
+	       (!cfg->holes || holes_bytes(cfg->holes) == 0);
 }
 
 static int write_side(const struct checkpoint *cp,
@@ -86,8 +92,26 @@ static int write_side(const struct checkpoint *cp,
 static void freeze(struct checkpoint *cp, int error)
 {
 	index_freeze(cp->cfg.ix);
-	LOCK_SCOPE(&cp->lock);
-	cp->error = error;
+	{
+		LOCK_SCOPE(&cp->lock);
+		cp->error = error;
+	}
+	if (cp->cfg.failed)
+		cp->cfg.failed(cp->cfg.failed_arg, error, true);
+}
+
+static void put_off(struct checkpoint *cp, int error)
+{
+	bool first;
+
+	{
+		LOCK_SCOPE(&cp->lock);
+		first = !cp->stat.shortage;
+		cp->stat.shortage = error;
+		cp->stat.put_off++;
+	}
+	if (first && cp->cfg.failed)
+		cp->cfg.failed(cp->cfg.failed_arg, error, false);
 }
 
 static void succeeded(struct checkpoint *cp, uint64_t txnid)
@@ -96,6 +120,7 @@ static void succeeded(struct checkpoint *cp, uint64_t txnid)
 	cp->stat.count++;
 	cp->stat.last_ns = base_now_ns();
 	cp->stat.txnid = txnid;
+	cp->stat.shortage = 0;
 }
 
 static void disarm(struct checkpoint *cp)
@@ -105,35 +130,59 @@ static void disarm(struct checkpoint *cp)
 	cp->due = false;
 }
 
-/* The steps of the header. The caller is the only one who runs any. */
+/* The ranges of a pack before the pack itself: each measures what is left. */
+static void release_batch(struct checkpoint *cp, bool safe)
+{
+	if (!cp->batch)
+		return;
+	if (cp->cfg.holes)
+		holes_release(cp->cfg.holes, safe);
+	packs_release(cp->cfg.packs, steal_ptr(cp->batch), safe);
+}
+
+/* Steps 2 to 4 of the header for what is pinned. */
+static int finish(struct checkpoint *cp, bool clean)
+{
+	const struct checkpoint_config *cfg = &cp->cfg;
+	int r = packs_sync(cfg->packs, cp->batch);
+
+	if (r == 0)
+		r = index_sync(cfg->ix);
+	if (r == 0)
+		r = write_side(cp, cp->next, clean);
+	if (base_is_shortage(r)) {
+		put_off(cp, r);
+		return r;
+	}
+	if (r < 0) {
+		freeze(cp, r);
+		release_batch(cp, false);
+		return r;
+	}
+	index_unpin(cfg->ix, cp->pin);
+	cp->pin = steal_ptr(cp->next);
+	release_batch(cp, true);
+	succeeded(cp, cp->pin->txnid);
+	return 0;
+}
+
+/* All steps. The caller is the only one who runs any. */
 static int run_one(struct checkpoint *cp, bool clean)
 {
 	const struct checkpoint_config *cfg = &cp->cfg;
-	struct taken taken = { .packs = cfg->packs };
-	struct index_snap *snap;
 	int r;
 
 	/* What was committed up to here is covered; later commits arm again. */
 	disarm(cp);
-	r = index_pin(cfg->ix, take_packs, &taken, &snap);
-	if (r < 0)
-		return r; /* nothing was taken, nothing is lost */
-	r = packs_sync(cfg->packs, taken.batch);
-	if (r == 0)
-		r = index_sync(cfg->ix);
-	if (r == 0)
-		r = write_side(cp, snap, clean);
-	if (r < 0) {
+	r = index_pin(cfg->ix, take_batch, cp, &cp->next);
+	/* Nothing was taken, nothing is lost; but is LMDB still there? */
+	if (r < 0 && index_frozen(cfg->ix))
 		freeze(cp, r);
-		cp->failed = snap;
-		packs_release(cfg->packs, taken.batch, false);
+	else if (base_is_shortage(r))
+		put_off(cp, r);
+	if (r < 0)
 		return r;
-	}
-	index_unpin(cfg->ix, cp->pin);
-	cp->pin = snap;
-	packs_release(cfg->packs, taken.batch, true);
-	succeeded(cp, snap->txnid);
-	return 0;
+	return finish(cp, clean);
 }
 
 /* Any but the first: with what comes before and after, and if need be. */
@@ -141,6 +190,13 @@ static int run_next(struct checkpoint *cp, bool clean)
 {
 	int r;
 
+	disarm(cp);
+	if (cp->next) {
+		r = finish(cp, false);
+		if (r < 0)
+			return r;
+		notify_call(&cp->cfg.after);
+	}
 	notify_call(&cp->cfg.before);
 	/* Fails only where every other commit fails too, and tells its own
 	 * caller when there are no ids. */
@@ -186,10 +242,16 @@ static bool wait_for_work_locked(struct checkpoint *cp)
 	}
 }
 
-static void arm_locked(struct checkpoint *cp)
+static void arm_locked(struct checkpoint *cp, int ms)
 {
 	cp->armed = true;
-	cp->deadline = base_deadline((int64_t)cp->cfg.interval_ms * 1000);
+	cp->deadline = base_deadline((int64_t)ms * 1000);
+}
+
+static int retry_ms(const struct checkpoint *cp)
+{
+	return cp->cfg.interval_ms < CHECKPOINT_RETRY_MS ? cp->cfg.interval_ms
+							 : CHECKPOINT_RETRY_MS;
 }
 
 static void *checkpoint_main(void *arg)
@@ -206,7 +268,7 @@ static void *checkpoint_main(void *arg)
 		cp->done = cp->begun;
 		cp->result = r;
 		if (r < 0 && !cp->error)
-			arm_locked(cp); /* once more, later */
+			arm_locked(cp, retry_ms(cp));
 		pthread_cond_broadcast(&cp->ended);
 	}
 	pthread_mutex_unlock(&cp->lock);
@@ -286,7 +348,7 @@ void checkpoint_changed(struct checkpoint *cp)
 	if (grown)
 		cp->due = true;
 	else if (!cp->armed)
-		arm_locked(cp);
+		arm_locked(cp, cp->cfg.interval_ms);
 	pthread_cond_signal(&cp->wake);
 }
 
@@ -309,6 +371,18 @@ void checkpoint_stat(struct checkpoint *cp, struct checkpoint_stat *ret)
 	*ret = cp->stat;
 }
 
+/* Nobody else runs any more. */
+static int run_last(struct checkpoint *cp)
+{
+	int r = run_next(cp, true);
+
+	for (int i = 1; base_is_shortage(r) && i < STOP_ATTEMPTS; i++) {
+		(void)usleep((useconds_t)retry_ms(cp) * 1000);
+		r = run_next(cp, true);
+	}
+	return r;
+}
+
 int checkpoint_stop(struct checkpoint *cp, bool clean)
 {
 	int r;
@@ -324,11 +398,12 @@ int checkpoint_stop(struct checkpoint *cp, bool clean)
 	}
 	r = cp->error;
 	if (clean && r == 0)
-		r = run_next(cp, true);
+		r = run_last(cp);
 	/* Nobody writes any more: whoever opens the index next begins from
 	 * the side file. */
+	release_batch(cp, false);
 	index_unpin(cp->cfg.ix, cp->pin);
-	index_unpin(cp->cfg.ix, cp->failed);
+	index_unpin(cp->cfg.ix, cp->next);
 	pthread_cond_destroy(&cp->wake);
 	pthread_cond_destroy(&cp->ended);
 	pthread_mutex_destroy(&cp->lock);

@@ -4,15 +4,21 @@
  *
  * A checkpoint makes one snapshot of the index safe against a power cut:
  *  1. under the index's write lock: pin the newest snapshot, save its two
- *     meta pages, take over the lists of changed and doomed packs;
+ *     meta pages, take over the lists of changed and doomed packs and of
+ *     dead ranges;
  *  2. sync those packs, the directories of new ones, and data.mdb;
  *  3. write the side file index/ckpt (temporary, fsync, rename, fsync dir);
- *  4. drop the pin before, free the packs that were doomed before 1.
+ *  4. drop the pin before, punch the ranges and free the packs that were
+ *     given up before 1.
  * After a power cut the saved meta pages are written back and the index is
  * that snapshot again: LMDB could not reuse any of its pages.
  *
  * An error in 2 or 3 leaves both pins, freezes the index (read-only until the
- * next mount, which restores) and is kept as checkpoint_error().
+ * next mount, which restores) and is kept as checkpoint_error(). But where a
+ * file cannot be opened or memory is short (base_is_shortage()) nothing is
+ * lost: the store goes on, what was pinned stays pinned, and 2 and 3 are done
+ * again for it, each second, until they succeed. The pin is not taken anew, so
+ * that the index grows no further than between any two checkpoints.
  *
  * Triggers: 5 s after the first uncheckpointed commit, growth of the index,
  * dirty pack bytes (checkpoint_due()), checkpoint_run() and close. One with
@@ -25,10 +31,12 @@
 #include <stdint.h>
 
 #include "store/base.h"
+#include "store/holes.h"
 #include "store/index.h"
 #include "store/pack.h"
 
 #define CHECKPOINT_INTERVAL_MS 5000
+#define CHECKPOINT_RETRY_MS 1000 /* after a failure that did not freeze */
 #define CHECKPOINT_GROWTH_BYTES (16 * MIB)
 #define CHECKPOINT_DIRTY_BYTES (64 * MIB)
 
@@ -83,9 +91,16 @@ struct checkpoint_config {
 	int index_dir_fd;
 	struct index *ix;
 	struct packs *packs;
+	struct holes *holes; /* borrowed, outlives us; NULL: no pack has any */
 	struct notify before;
 	struct notify after; /* when one has ended well: room came back */
-	int interval_ms;     /* 0: CHECKPOINT_INTERVAL_MS */
+	/*
+	 * Told, without locks, of the error that froze the store, and of the
+	 * first of a row of shortages. May be NULL.
+	 */
+	void (*failed)(void *arg, int error, bool frozen);
+	void *failed_arg;
+	int interval_ms; /* 0: CHECKPOINT_INTERVAL_MS */
 };
 
 /* Runs the first checkpoint (nothing may be committed between index_open()
@@ -113,11 +128,13 @@ struct checkpoint_stat {
 	uint64_t count;
 	int64_t last_ns; /* CLOCK_REALTIME */
 	uint64_t txnid;
+	uint64_t put_off; /* attempts that ended in a shortage */
+	int shortage;	  /* of the last attempt; 0: none */
 };
 void checkpoint_stat(struct checkpoint *cp, struct checkpoint_stat *ret);
 
 /* Stop the thread; with @clean a last checkpoint that is marked clean (no
- * writer may be left). Frees @cp in any case; NULL is fine. */
+ * writer may be left), in a few attempts if there is a shortage. Frees @cp in any case; NULL is fine. */
 int checkpoint_stop(struct checkpoint *cp, bool clean);
 
 #endif

@@ -48,7 +48,7 @@ static void edit_end(struct edit *e, bool committed)
 		atomic_fetch_add(&t->misses, e->misses);
 	}
 	/* An orphan whose last handle was closed while it became one. What
-	 * fails here is found again at the next mount. */
+	 * fails here is found again by the housekeeping. */
 	for (unsigned i = 0; i < e->n_claims; i++)
 		if (reap[i])
 			(void)edit_reap(t, e->claims[i].ino);
@@ -189,27 +189,67 @@ static int edit_is_orphan(struct tree *t, const struct record_key *key)
 	return n < 0 ? (int)n : 1;
 }
 
-int edit_reap(struct tree *t, uint64_t ino)
+/* -EBUSY: it is open again, the edit must be left. */
+static int edit_drop_orphan(struct edit *e, uint64_t ino)
 {
-	cleanup_edit struct edit e = EDIT_INIT;
 	struct record_key key = record_key_id(ino);
 	struct inode in;
+	int r = index_del(e->txn, INDEX_ORPHAN, &key);
+
+	if (r >= 0)
+		r = table_inode_get(e->txn, ino, &in);
+	if (r >= 0)
+		r = edit_drop(e, &in, true);
+	return r == -ENOENT ? 0 : r;
+}
+
+static int edit_drop_orphans(struct tree *t, const uint64_t *inos, unsigned n)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	int r = edit_begin(t, QUOTA_SYSTEM, &e);
+
+	for (unsigned i = 0; i < n && r >= 0; i++)
+		r = edit_drop_orphan(&e, inos[i]);
+	return r < 0 ? r : edit_commit(&e);
+}
+
+int edit_reap(struct tree *t, uint64_t ino)
+{
+	struct record_key key = record_key_id(ino);
 	int r = edit_is_orphan(t, &key);
 
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
-	r = edit_begin(t, QUOTA_SYSTEM, &e);
-	if (r < 0)
-		return r;
-	r = index_del(e.txn, INDEX_ORPHAN, &key);
-	if (r < 0)
-		return r == -ENOENT ? 0 : r;
-	r = table_inode_get(e.txn, ino, &in);
-	if (r >= 0)
-		r = edit_drop(&e, &in, true);
-	if (r == -EBUSY)
-		return 0;
-	if (r < 0 && r != -ENOENT)
-		return r;
-	return edit_commit(&e);
+	r = edit_drop_orphans(t, &ino, 1);
+	return r == -EBUSY ? 0 : r;
+}
+
+/* What fails is found again by the housekeeping. */
+void edit_put_node(struct tree *t, struct node *nd)
+{
+	uint64_t ino = nd->ino;
+
+	if (node_put(nd))
+		(void)edit_reap(t, ino);
+}
+
+void edit_put_orphans(struct tree *t, struct node *const *nds, unsigned n)
+{
+	uint64_t inos[EDIT_PUT_MAX];
+	unsigned idle = 0;
+	int r;
+
+	assert(n <= EDIT_PUT_MAX);
+	for (unsigned i = 0; i < n; i++) {
+		inos[idle] = nds[i]->ino;
+		idle += node_put(nds[i]);
+	}
+	if (!idle)
+		return;
+	r = edit_drop_orphans(t, inos, idle);
+	if (r != -EBUSY && r != -EBADMSG)
+		return;
+	/* One of them is open again, or damaged: not to hold up the others. */
+	for (unsigned i = 0; i < idle; i++)
+		(void)edit_reap(t, inos[i]);
 }

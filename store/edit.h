@@ -30,6 +30,8 @@
 #include "store/record.h"
 #include "store/room.h"
 
+struct linger;
+
 /* What every operation on the tree works with. All borrowed. */
 struct tree {
 	struct index *ix;
@@ -37,6 +39,7 @@ struct tree {
 	struct nodes *nodes;
 	struct entries *entries;
 	struct room *room;
+	struct linger *linger; /* of what renames replaced; may be NULL */
 	/* Waits for a checkpoint: lets LMDB use pages again that it could not. */
 	int (*checkpoint)(void *arg);
 	void *checkpoint_arg;
@@ -97,5 +100,11 @@ void edit_doom(struct edit *e, uint64_t pack);
 
 /* Remove the orphan @ino unless it is open again. */
 int edit_reap(struct tree *t, uint64_t ino);
+
+/* Let go of a node; the last one removes what became an orphan. */
+void edit_put_node(struct tree *t, struct node *nd);
+/* Let go of @n nodes of orphans; one edit for all. */
+#define EDIT_PUT_MAX (EDIT_DROPS_MAX / 2)
+void edit_put_orphans(struct tree *t, struct node *const *nds, unsigned n);
 
 #endif

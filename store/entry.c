@@ -227,7 +227,7 @@ int entry_flush(struct entries *es, struct index *ix, struct room *rm)
 	return r;
 }
 
-/* Join entry @id if it is still there. */
+/* Join entry @id if it is still there: a damaged one is not. */
 static int entry_join(struct index_txn *txn, uint64_t id, enum layout_kind kind)
 {
 	struct entry_rec old, en;
@@ -237,7 +237,7 @@ static int entry_join(struct index_txn *txn, uint64_t id, enum layout_kind kind)
 		return -ENOENT;
 	r = table_entry_get(txn, id, &old);
 	if (r < 0)
-		return r;
+		return r == -EBADMSG ? -ENOENT : r;
 	if (old.kind != kind)
 		return -ENOENT;
 	en = old;
@@ -264,7 +264,8 @@ static int entry_make(struct index *ix, struct index_txn *txn,
 	return 0;
 }
 
-/* The entry that the other half of the pair belongs to, or 0. */
+/* The entry that the other half of the pair belongs to, or 0: there is none,
+ * or it is damaged. */
 static int entry_of_partner(struct index_txn *txn, uint64_t dir,
 			    const char *name, uint64_t *ret)
 {
@@ -280,7 +281,7 @@ static int entry_of_partner(struct index_txn *txn, uint64_t dir,
 	if (r >= 0)
 		r = table_inode_get(txn, de.ino, &in);
 	if (r < 0)
-		return r == -ENOENT ? 0 : r;
+		return r == -ENOENT || r == -EBADMSG ? 0 : r;
 	*ret = in.entry;
 	return 0;
 }

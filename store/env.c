@@ -128,26 +128,40 @@ int env_begin(struct env *env, bool write, MDB_txn **ret)
 		mdb_reader_check(env->mdb, NULL);
 		rc = mdb_txn_begin(env->mdb, NULL, flags, ret);
 	}
+	if (rc == MDB_PANIC)
+		atomic_store(&env->broken, true);
 	return env_errno(rc);
+}
+
+/* LMDB tells that it gave up only to whoever begins a transaction. */
+static void look_if_broken(struct env *env)
+{
+	MDB_txn *mdb;
+
+	if (env_begin(env, false, &mdb) == 0)
+		mdb_txn_abort(mdb);
 }
 
 int env_open_tables(MDB_txn *mdb, const char *const *names, unsigned n,
 		    MDB_dbi *ret_tables, bool *ret_made)
 {
+	bool fresh = mdb_txn_id(mdb) <= 1, made = false;
 	unsigned i;
 	int rc;
 
 	for (i = 0; i < n; i++) {
 		rc = mdb_dbi_open(mdb, names[i], 0, &ret_tables[i]);
 		if (rc != MDB_NOTFOUND) {
-			if (rc)
-				return env_errno(rc);
+			if (rc || made)
+				return rc ? env_errno(rc) : -EBADMSG;
 			continue;
 		}
+		if (i == 0 && !fresh)
+			return -EBADMSG;
 		rc = mdb_dbi_open(mdb, names[i], MDB_CREATE, &ret_tables[i]);
 		if (rc)
 			return rc == EACCES ? -EBADMSG : env_errno(rc);
-		*ret_made = true;
+		*ret_made = made = true;
 	}
 	return 0;
 }
@@ -168,11 +182,13 @@ void env_allocate(struct env *env, uint64_t pages, uint64_t step)
 		env->allocated = UINT64_MAX;
 }
 
-int env_commit(const struct env *env, MDB_txn *mdb, uint64_t room)
+int env_commit(struct env *env, MDB_txn *mdb, uint64_t room)
 {
 	struct statvfs vfs;
 	int rc = mdb_txn_commit(mdb);
 
+	if (rc)
+		look_if_broken(env);
 	if (rc == EIO && !fstatvfs(env->fd, &vfs) &&
 	    (uint64_t)vfs.f_bavail * vfs.f_frsize < room)
 		return -ENOSPC;
@@ -288,7 +304,9 @@ int env_pin(struct env *env, uint8_t *meta, MDB_txn **ret_pin)
 
 int env_sync(struct env *env)
 {
-	return env_errno(mdb_env_sync(env->mdb, 1));
+	int r = env_errno(mdb_env_sync(env->mdb, 1));
+
+	return base_is_shortage(r) ? -EIO : r;
 }
 
 int env_copy(struct env *env, const char *path)

@@ -12,6 +12,7 @@
 #ifndef STORE_ENV_H
 #define STORE_ENV_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ struct env {
 	int fd;	      /* of data.mdb; LMDB's */
 	uint64_t page_size;
 	uint64_t allocated; /* bytes of the file that have blocks; write lock */
+	atomic_bool broken; /* LMDB has given it up: see env_begin() */
 };
 
 /* LMDB's codes as ours: the errors that index.h lists. */
@@ -38,12 +40,15 @@ int env_open(struct env *env, const char *path, uint64_t map_bytes,
 	     unsigned tables, bool rdonly);
 void env_close(struct env *env); /* zeroed is fine */
 
+/* Once LMDB could not write a meta page it refuses every transaction, to read
+ * too, until the environment is opened anew: -EIO, and @env->broken is set. */
 int env_begin(struct env *env, bool write, MDB_txn **ret);
 
 /*
  * Open tables by name, once in a process. The handles are good when @mdb has
  * been committed. In a write transaction missing ones are made, which sets
- * *@ret_made; otherwise they are -EBADMSG.
+ * *@ret_made: all of them in a new file, and the last ones in a file from
+ * before they were there. Any other that is missing is -EBADMSG.
  */
 int env_open_tables(MDB_txn *mdb, const char *const *names, unsigned n,
 		    MDB_dbi *ret_tables, bool *ret_made);
@@ -56,8 +61,9 @@ int env_open_tables(MDB_txn *mdb, const char *const *names, unsigned n,
 void env_allocate(struct env *env, uint64_t pages, uint64_t step);
 
 /* Commit; @mdb is gone whatever comes back. -ENOSPC also when the disk is so
- * full that less than @room bytes are left: LMDB says EIO then. */
-int env_commit(const struct env *env, MDB_txn *mdb, uint64_t room);
+ * full that less than @room bytes are left: LMDB says EIO then. A failure that
+ * breaks @env has told so when this returns. */
+int env_commit(struct env *env, MDB_txn *mdb, uint64_t room);
 
 /* Of the newest commit. */
 uint64_t env_file_pages(const struct env *env); /* up to the last in use */
@@ -82,6 +88,7 @@ int env_count_free(MDB_txn *mdb, uint64_t *ret); /* pages */
  */
 int env_pin(struct env *env, uint8_t *meta, MDB_txn **ret_pin);
 
+/* Never a shortage (base_is_shortage()): what fails may have lost pages. */
 int env_sync(struct env *env);
 
 /* A compact and synced copy as data.mdb in the directory @path. */

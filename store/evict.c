@@ -2,6 +2,7 @@
 #include "store/evict.h"
 
 #include "store/layout.h"
+#include "store/linger.h"
 #include "store/table.h"
 #include "store/tidy.h"
 #include "store/unit.h"
@@ -11,10 +12,22 @@
 #define EVICT_RETRY_MS 1000
 #define EVICT_IDLE_MS (60 * 1000)
 
+/* What the housekeeping does, one after the other. */
+enum evict_chore {
+	EVICT_CHORE_TMP,
+	EVICT_CHORE_EMPTY,
+	EVICT_CHORE_RESCAN,
+	EVICT_CHORE_ORPHANS,
+	EVICT_CHORES
+};
+
 struct evict {
 	struct evict_config cfg;
 	pthread_t thread;
-	pthread_mutex_t pass; /* held for the length of a pass */
+	enum evict_chore chore; /* the thread's, with the next two */
+	struct tidy_pos pos;	/* in this chore */
+	int64_t due_ms;		/* monotonic: of the next slice of it */
+	pthread_mutex_t pass;	/* held for the length of a pass */
 	atomic_int_fast64_t grace_sec;
 	atomic_uint_fast64_t evictions;
 	atomic_uint_fast64_t evicted_bytes;
@@ -223,6 +236,9 @@ int evict_pass(struct evict *ev, const struct evict_how *how,
 	};
 	int r;
 
+	/* Before the lock: it may wait for a pass. */
+	if (!how->dry_run)
+		linger_end(ev->cfg.t, true);
 	LOCK_SCOPE(&ev->pass);
 	(void)entry_flush(ev->cfg.t->entries, ev->cfg.t->ix, ev->cfg.t->room);
 	for (unsigned i = 0; i < ARRAY_SIZE(run.queues); i++)
@@ -250,6 +266,7 @@ static void evict_serve(struct evict *ev, const struct room_need *need)
 	int64_t retry = EVICT_RETRY_MS;
 	int r = 0;
 
+	(void)tidy_orphans(ev->cfg.t); /* evict_pending() counts them */
 	/* Pages of the index come back with a checkpoint too. */
 	if (need->checkpoint)
 		r = checkpoint_run(ev->cfg.cp);
@@ -269,36 +286,70 @@ static void evict_serve(struct evict *ev, const struct room_need *need)
 		       r < 0 || res.bytes < need->bytes, (int)retry);
 }
 
-static void evict_housekeeping(struct evict *ev)
+static int64_t evict_clock_ms(void)
 {
+	struct timespec ts = base_deadline(0);
+
+	return ts.tv_sec * INT64_C(1000) + ts.tv_nsec / 1000000;
+}
+
+/* A slice of the chore under way: 1 with more to come, else it is over. */
+static int evict_chore(struct evict *ev)
+{
+	struct tree *t = ev->cfg.t;
 	int64_t now = base_now_ns();
 	uint64_t n = 0;
+	int r;
 
-	/* What fails here is tried again in ten minutes. */
-	(void)tidy_tmp(ev->cfg.t, now - LAYOUT_TMP_AGE_SEC * NSEC_PER_SEC, &n);
-	atomic_fetch_add(&ev->reaped, n);
-	(void)tidy_empty(ev->cfg.t, now - EVICT_EMPTY_SEC * NSEC_PER_SEC);
-	(void)tidy_rescan(ev->cfg.t);
+	switch (ev->chore) {
+	case EVICT_CHORE_TMP:
+		r = tidy_tmp(t, &ev->pos,
+			     now - LAYOUT_TMP_AGE_SEC * NSEC_PER_SEC, &n);
+		atomic_fetch_add(&ev->reaped, n);
+		return r;
+	case EVICT_CHORE_EMPTY:
+		return tidy_empty(t, &ev->pos,
+				  now - EVICT_EMPTY_SEC * NSEC_PER_SEC);
+	case EVICT_CHORE_RESCAN:
+		return tidy_rescan(t, &ev->pos);
+	default:
+		return tidy_orphans(t);
+	}
+}
+
+/* One slice only: who wants room is asked for before the next. What fails is
+ * tried again in the next round. */
+static void evict_housekeeping(struct evict *ev)
+{
+	if (evict_chore(ev) > 0)
+		return;
+	ev->pos = (struct tidy_pos){ 0 };
+	if (++ev->chore < EVICT_CHORES)
+		return;
+	ev->chore = 0;
+	ev->due_ms = evict_clock_ms() + EVICT_HOUSEKEEPING_SEC * INT64_C(1000);
 }
 
 static void *evict_main(void *arg)
 {
 	struct evict *ev = arg;
-	int64_t next_ns = 0;
 	struct room_need need;
+	bool due;
 	int r;
 
 	for (;;) {
-		if (base_now_ns() >= next_ns) {
-			evict_housekeeping(ev);
-			next_ns = base_now_ns() +
-				  EVICT_HOUSEKEEPING_SEC * NSEC_PER_SEC;
-		}
-		r = room_wait(ev->cfg.t->room, EVICT_IDLE_MS, &need);
+		linger_end(ev->cfg.t, false);
+		due = evict_clock_ms() >= ev->due_ms;
+		r = room_wait(ev->cfg.t->room,
+			      due ? 0
+				  : linger_wait_ms(ev->cfg.t, EVICT_IDLE_MS),
+			      &need);
 		if (r == -ESHUTDOWN)
 			return NULL;
 		if (r > 0)
 			evict_serve(ev, &need);
+		else if (due)
+			evict_housekeeping(ev);
 		if (entry_flush_due(ev->cfg.t->entries))
 			checkpoint_changed(ev->cfg.cp);
 	}

@@ -7,10 +7,15 @@
  * removes units that are idle and out of their grace until what is needed has
  * come back: bytes come back with the checkpoint that ends the pass. Between
  * passes, every ten minutes: orphaned temporary files of pip, directories that
- * have been empty for a minute, entries of directories that moved.
+ * have been empty for a minute, entries of directories that moved, files that
+ * a last close could not remove. That goes in slices, and only while nobody
+ * wants room.
  *
  * Uses that are in memory reach the LRU first; a unit that is used while the
  * pass runs is passed over.
+ *
+ * Files that linger (linger.h) go when their time is over, and before a pass
+ * looks for victims.
  *
  * Threads: any; passes exclude each other.
  */

@@ -64,9 +64,17 @@ int store_lookup(struct store *st, uint64_t parent, const char *name,
 		 struct stat *ret)
 {
 	struct inode in;
+	int r;
 
-	return store_answer(st, tree_lookup(&st->tree, parent, name, &in), &in,
-			    ret);
+	/* -ESTALE: the inode went after its name was read. Then the name is
+	 * another's by now, or nobody's. */
+	do {
+		r = tree_lookup(&st->tree, parent, name, &in);
+		if (r < 0)
+			return r;
+		r = store_answer(st, 0, &in, ret);
+	} while (r == -ESTALE);
+	return r;
 }
 
 int store_getattr(struct store *st, uint64_t ino, struct stat *ret)

@@ -20,6 +20,8 @@
 void file_set_verified(struct files *fs, uint64_t ino)
 {
 	LOCK_SCOPE(&fs->lock);
+	if (fs->verified.used >= FILE_VERIFIED_MAX)
+		idset_release(&fs->verified);
 	/* Out of memory: it is verified once more at its next open. */
 	(void)idset_add(&fs->verified, ino);
 }
@@ -28,15 +30,6 @@ bool file_verified(struct files *fs, uint64_t ino)
 {
 	LOCK_SCOPE(&fs->lock);
 	return idset_has(&fs->verified, ino);
-}
-
-/* Let go of a node; the last one removes what became an orphan. */
-static void file_put(struct files *fs, struct node *nd)
-{
-	uint64_t ino = nd->ino;
-
-	if (node_put(nd))
-		(void)edit_reap(fs->t, ino);
 }
 
 int file_sum_pack(struct pack *pk, uint64_t size, uint64_t *ret)
@@ -185,9 +178,7 @@ static int file_open_node(struct files *fs, struct node *nd, int flags,
 	if (r < 0)
 		return r;
 	if (flags & FILE_TRUNCATE) {
-		r = stage_begin(fs, nd, false);
-		if (r >= 0)
-			r = stage_resize(fs, nd, 0);
+		r = stage_empty(fs, nd);
 		if (r < 0 && fresh && !nd->live)
 			node_unload(nd); /* not verified: for nobody else */
 		if (r < 0)
@@ -210,7 +201,7 @@ int file_open(struct files *fs, uint64_t ino, int flags,
 	f->fs = fs;
 	f->writable = flags & FILE_WRITE;
 	f->dir = flags & FILE_DIRECTORY;
-	r = node_get(fs->t->nodes, ino, &f->nd);
+	r = node_get_settled(fs->t->nodes, ino, &f->nd);
 	if (r < 0)
 		return r;
 	pthread_rwlock_wrlock(&f->nd->lock);
@@ -221,7 +212,7 @@ int file_open(struct files *fs, uint64_t ino, int flags,
 		stage_end(fs, f->nd);
 	pthread_rwlock_unlock(&f->nd->lock);
 	if (r < 0) {
-		file_put(fs, f->nd);
+		edit_put_node(fs->t, f->nd);
 		return r;
 	}
 	if (!(flags & (FILE_QUIET | FILE_DIRECTORY))) {
@@ -250,7 +241,7 @@ void file_close(struct store_file *f)
 	}
 	if (drop)
 		(void)unit_drop_file(fs->t, nd->ino);
-	file_put(fs, nd);
+	edit_put_node(fs->t, nd);
 	free(f);
 }
 
@@ -273,7 +264,7 @@ static bool file_overlay_node(struct files *fs, struct inode *in)
 			in->ctime_ns = nd->ctime_ns;
 	}
 	pthread_rwlock_unlock(&nd->lock);
-	file_put(fs, nd);
+	edit_put_node(fs->t, nd);
 	return live;
 }
 
@@ -302,7 +293,7 @@ void file_forget_mtime(struct files *fs, uint64_t ino)
 	pthread_rwlock_wrlock(&nd->lock);
 	nd->mtime_dirty = false;
 	pthread_rwlock_unlock(&nd->lock);
-	file_put(fs, nd);
+	edit_put_node(fs->t, nd);
 }
 
 int file_truncate(struct files *fs, uint64_t ino, uint64_t size)
@@ -314,10 +305,11 @@ int file_truncate(struct files *fs, uint64_t ino, uint64_t size)
 		return r;
 	pthread_rwlock_wrlock(&f->nd->lock);
 	r = size > atomic_load(&fs->max_size) ? -EFBIG : 0;
+	if (r >= 0 && size)
+		r = stage_begin(fs, f->nd);
 	if (r >= 0)
-		r = stage_begin(fs, f->nd, size > 0);
-	if (r >= 0)
-		r = stage_resize(fs, f->nd, size);
+		r = size ? stage_resize(fs, f->nd, size)
+			 : stage_empty(fs, f->nd);
 	pthread_rwlock_unlock(&f->nd->lock);
 	file_close(f);
 	return r;

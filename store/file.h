@@ -45,7 +45,9 @@ int file_truncate(struct files *fs, uint64_t ino, uint64_t size);
 /* A time was set by hand: what the node remembers is older. */
 void file_forget_mtime(struct files *fs, uint64_t ino);
 
-/* Remember that the bytes of @ino are right, or ask. */
+/* Remember that the bytes of @ino are right, or ask. Of so many files at most;
+ * with one more all are forgotten, and verified at their next open again. */
+#define FILE_VERIFIED_MAX (UINT64_C(1) << 20)
 void file_set_verified(struct files *fs, uint64_t ino);
 bool file_verified(struct files *fs, uint64_t ino);
 

@@ -81,7 +81,7 @@ static int fileio_write_locked(struct store_file *f, uint64_t off,
 			       const void *buf, uint64_t len, uint64_t ahead)
 {
 	struct node *nd = f->nd;
-	int r = stage_begin(f->fs, nd, true);
+	int r = stage_begin(f->fs, nd);
 
 	if (r < 0)
 		return r;
@@ -175,7 +175,7 @@ int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
 	if (r < 0)
 		return r;
 	pthread_rwlock_wrlock(&nd->lock);
-	r = stage_begin(f->fs, nd, true);
+	r = stage_begin(f->fs, nd);
 	if (r >= 0)
 		r = pack_fallocate(nd->pack, mode, off, len);
 	if (r >= 0) {
@@ -243,7 +243,7 @@ static ssize_t fileio_copy_packs(struct store_file *to, uint64_t to_off,
 	if (n < 0)
 		return n;
 	pthread_rwlock_wrlock(&nd->lock);
-	n = stage_begin(to->fs, nd, true);
+	n = stage_begin(to->fs, nd);
 	if (n >= 0)
 		n = pack_copy_range(rd->pack, rd->pos, nd->pack, to_off, len);
 	if (n > 0) {

@@ -18,6 +18,14 @@
 #define HOME_TEXT_MAX 256
 #define HOME_POLL_MS 50
 
+/* See home_fixed_bytes(). */
+#define HOME_FIXED_MIN (256 * KIB)
+#define HOME_FIXED_FILES 8	      /* of one block, directories too */
+#define HOME_READERS_BYTES (32 * KIB) /* lock.mdb */
+#define HOME_BLOCK_MIN UINT64_C(4096)
+/* Larger ones are advice for I/O, not what a small file takes. */
+#define HOME_BLOCK_MAX (64 * KIB)
+
 /* f_type of file systems that live on another machine, from linux/magic.h and
  * statfs(2): locks and mmap of LMDB don't hold there. */
 static const long home_network_types[] = {
@@ -440,6 +448,40 @@ uint64_t home_reclaim(struct home *h)
 {
 	return home_walk(h->dir_fd, "packs.bad", true) +
 	       home_walk(h->dir_fd, "index.bad", true);
+}
+
+static uint64_t home_round_up(uint64_t bytes, uint64_t unit)
+{
+	return (bytes + unit - 1) / unit * unit;
+}
+
+/* What a file of one byte takes. */
+static uint64_t home_block_bytes(const struct home *h)
+{
+	uint64_t block = HOME_BLOCK_MIN;
+	struct statfs sfs;
+	struct stat st;
+
+	if (!fstatfs(h->dir_fd, &sfs) && (uint64_t)sfs.f_frsize > block)
+		block = (uint64_t)sfs.f_frsize;
+	if (!fstat(h->dir_fd, &st) && (uint64_t)st.st_blksize > block)
+		block = (uint64_t)st.st_blksize;
+	return block < HOME_BLOCK_MAX ? block : HOME_BLOCK_MAX;
+}
+
+uint64_t home_fixed_bytes(const struct home *h, uint64_t page_size)
+{
+	uint64_t block = home_block_bytes(h), mapped = block, bytes;
+	long page = sysconf(_SC_PAGESIZE);
+
+	/* A page that was written to through a mapping is there as a whole. */
+	if (page > 0 && (uint64_t)page > mapped)
+		mapped = (uint64_t)page;
+	bytes = HOME_FIXED_FILES * block +
+		home_round_up(HOME_READERS_BYTES, mapped);
+	/* The side file and the one before it: two pages and a head. */
+	bytes += 2 * home_round_up(2 * page_size + HOME_BLOCK_MIN, block);
+	return bytes > HOME_FIXED_MIN ? bytes : HOME_FIXED_MIN;
 }
 
 uint64_t home_disk_bytes(struct home *h)

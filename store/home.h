@@ -66,6 +66,13 @@ int home_new_index(struct home *h, int *ret_fd);
 int home_swap_index(struct home *h, int new_fd);
 void home_drop_new_index(struct home *h);
 
+/*
+ * What the store takes beside packs/, data.mdb and what was set aside, at the
+ * most: its directories, the small files, and those that go with an index of
+ * pages of @page_size bytes. Grows with the blocks of the file system.
+ */
+uint64_t home_fixed_bytes(const struct home *h, uint64_t page_size);
+
 /* All that is in the store as du counts it: blocks on disk. */
 uint64_t home_disk_bytes(struct home *h);
 

@@ -189,6 +189,8 @@ int index_commit(struct index_txn *txn)
 	r = env_commit(&ix->env, mdb, index_txn_bound(ix));
 	if (r == 0)
 		committed(ix, marks);
+	else if (index_frozen(ix))
+		notify_call(&ix->changed);
 	return r;
 }
 
@@ -525,14 +527,12 @@ static int count(struct index_txn *txn, struct index_stat *ret)
 
 int index_stat(struct index *ix, struct index_stat *ret)
 {
+	cleanup_txn struct index_txn *txn = NULL;
 	struct index_stat out;
-	struct index_txn *txn;
 	int r = index_begin(ix, false, &txn);
 
-	if (r < 0)
-		return r;
-	r = count(txn, &out);
-	index_abort(txn);
+	if (r == 0)
+		r = count(txn, &out);
 	if (r == 0)
 		*ret = out;
 	return r;
@@ -545,7 +545,7 @@ void index_freeze(struct index *ix)
 
 bool index_frozen(const struct index *ix)
 {
-	return atomic_load(&ix->frozen);
+	return atomic_load(&ix->frozen) || atomic_load(&ix->env.broken);
 }
 
 int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,

@@ -96,7 +96,11 @@ struct index_stat {
 };
 int index_stat(struct index *ix, struct index_stat *ret);
 
-/* All further write transactions get -EROFS. Never undone. */
+/*
+ * All further write transactions get -EROFS. Never undone. The index freezes by
+ * itself, and calls @changed, when a commit fails after which LMDB refuses
+ * every transaction: reading is -EIO then.
+ */
 void index_freeze(struct index *ix);
 bool index_frozen(const struct index *ix);
 

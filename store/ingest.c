@@ -14,6 +14,18 @@
 #define INGEST_IOPRIO_WHO_PROCESS 1
 #define INGEST_IOPRIO_IDLE (3 << 13)
 
+/* Between two tries of closes that failed: twice as long each time. */
+#define INGEST_RETRY_MIN_MS 1000
+#define INGEST_RETRY_MAX_MS (INT64_C(60) * 1000)
+
+/* A ring of inodes. */
+struct ingest_queue {
+	uint64_t *inos; /* owned */
+	size_t size;	/* 0 or a power of two */
+	size_t head;
+	size_t count;
+};
+
 struct ingest {
 	struct files *fs;
 	pthread_t thread;
@@ -21,10 +33,10 @@ struct ingest {
 	pthread_cond_t wake;
 	bool stop;
 	bool busy;
-	uint64_t *queue; /* owned; a ring */
-	size_t size;	 /* of the ring: 0 or a power of two */
-	size_t head;
-	size_t count;
+	struct ingest_queue queue;
+	struct ingest_queue stuck; /* closes to be tried again */
+	int64_t retry_ms;	   /* until then, from the last time on */
+	struct timespec retry_at;  /* monotonic */
 };
 
 /* A file whose writers are gone, held while its bytes are read. */
@@ -112,29 +124,112 @@ static void ingest_one(struct files *fs, uint64_t ino)
 	file_close(job.file);
 }
 
+/* Has the close of @ino failed, also when the ingest closed it again? */
+static bool ingest_is_stuck(struct files *fs, uint64_t ino)
+{
+	struct node *nd = node_find(fs->t->nodes, ino);
+	bool stuck;
+
+	if (!nd)
+		return false;
+	pthread_rwlock_rdlock(&nd->lock);
+	stuck = nd->stuck;
+	pthread_rwlock_unlock(&nd->lock);
+	edit_put_node(fs->t, nd);
+	return stuck;
+}
+
+static int ingest_grow(struct ingest_queue *q)
+{
+	size_t size = q->size ? q->size * 2 : 256;
+	uint64_t *bigger = calloc(size, sizeof(*bigger));
+
+	if (!bigger)
+		return -ENOMEM;
+	for (size_t i = 0; i < q->count; i++)
+		bigger[i] = q->inos[(q->head + i) & (q->size - 1)];
+	free(q->inos);
+	q->inos = bigger;
+	q->size = size;
+	q->head = 0;
+	return 0;
+}
+
+/* Out of memory: it is left out, see ingest_add(). */
+static void ingest_push(struct ingest_queue *q, uint64_t ino)
+{
+	if (q->count == q->size && ingest_grow(q) < 0)
+		return;
+	q->inos[(q->head + q->count++) & (q->size - 1)] = ino;
+}
+
+static uint64_t ingest_pop(struct ingest_queue *q)
+{
+	uint64_t ino = q->inos[q->head];
+
+	q->head = (q->head + 1) & (q->size - 1);
+	q->count--;
+	return ino;
+}
+
+static void ingest_work_locked(struct ingest *in)
+{
+	uint64_t ino = ingest_pop(&in->queue);
+	bool stuck;
+
+	in->busy = true;
+	pthread_mutex_unlock(&in->lock);
+	ingest_one(in->fs, ino);
+	stuck = ingest_is_stuck(in->fs, ino);
+	pthread_mutex_lock(&in->lock);
+	in->busy = false;
+	if (!stuck || in->stop)
+		return;
+	if (!in->stuck.count)
+		in->retry_at = base_deadline(in->retry_ms * 1000);
+	ingest_push(&in->stuck, ino);
+}
+
+/* Have the stuck ones tried again. */
+static void ingest_retry_locked(struct ingest *in)
+{
+	while (in->stuck.count)
+		ingest_push(&in->queue, ingest_pop(&in->stuck));
+	in->retry_ms *= 2;
+	if (in->retry_ms > INGEST_RETRY_MAX_MS)
+		in->retry_ms = INGEST_RETRY_MAX_MS;
+}
+
+/* Wait for work; the stuck ones are some when their time has come. */
+static void ingest_wait_locked(struct ingest *in)
+{
+	if (!in->stuck.count) {
+		in->retry_ms = INGEST_RETRY_MIN_MS;
+		pthread_cond_wait(&in->wake, &in->lock);
+	} else if (pthread_cond_timedwait(&in->wake, &in->lock,
+					  &in->retry_at) == ETIMEDOUT) {
+		ingest_retry_locked(in);
+	}
+}
+
 static void *ingest_run(void *arg)
 {
 	struct ingest *in = arg;
-	uint64_t ino;
 
 	/* Nobody waits for a checksum; a refusal costs only politeness. Not
 	 * nice(2): this thread holds the index's write lock now and then. */
 	(void)syscall(SYS_ioprio_set, INGEST_IOPRIO_WHO_PROCESS, 0,
 		      INGEST_IOPRIO_IDLE);
 	pthread_mutex_lock(&in->lock);
-	while (in->count || !in->stop) {
-		if (!in->count) {
-			pthread_cond_wait(&in->wake, &in->lock);
-			continue;
-		}
-		ino = in->queue[in->head];
-		in->head = (in->head + 1) & (in->size - 1);
-		in->count--;
-		in->busy = true;
-		pthread_mutex_unlock(&in->lock);
-		ingest_one(in->fs, ino);
-		pthread_mutex_lock(&in->lock);
-		in->busy = false;
+	for (;;) {
+		if (in->queue.count)
+			ingest_work_locked(in);
+		else if (!in->stop)
+			ingest_wait_locked(in);
+		else if (in->stuck.count)
+			ingest_retry_locked(in);
+		else
+			break;
 	}
 	pthread_mutex_unlock(&in->lock);
 	return NULL;
@@ -148,8 +243,13 @@ int ingest_start(struct files *fs, struct ingest **ret)
 	if (!in)
 		return -ENOMEM;
 	in->fs = fs;
+	in->retry_ms = INGEST_RETRY_MIN_MS;
+	r = base_cond_init(&in->wake);
+	if (r < 0) {
+		free(in);
+		return r;
+	}
 	pthread_mutex_init(&in->lock, NULL);
-	pthread_cond_init(&in->wake, NULL);
 	r = pthread_create(&in->thread, NULL, ingest_run, in);
 	if (r) {
 		free(in);
@@ -159,35 +259,17 @@ int ingest_start(struct files *fs, struct ingest **ret)
 	return 0;
 }
 
-static int ingest_grow_locked(struct ingest *in)
-{
-	size_t size = in->size ? in->size * 2 : 256;
-	uint64_t *bigger = calloc(size, sizeof(*bigger));
-
-	if (!bigger)
-		return -ENOMEM;
-	for (size_t i = 0; i < in->count; i++)
-		bigger[i] = in->queue[(in->head + i) & (in->size - 1)];
-	free(in->queue);
-	in->queue = bigger;
-	in->size = size;
-	in->head = 0;
-	return 0;
-}
-
 void ingest_add(struct ingest *in, uint64_t ino)
 {
 	LOCK_SCOPE(&in->lock);
-	if (in->count == in->size && ingest_grow_locked(in) < 0)
-		return;
-	in->queue[(in->head + in->count++) & (in->size - 1)] = ino;
+	ingest_push(&in->queue, ino);
 	pthread_cond_signal(&in->wake);
 }
 
 uint64_t ingest_pending(struct ingest *in)
 {
 	LOCK_SCOPE(&in->lock);
-	return in->count + in->busy;
+	return in->queue.count + in->busy;
 }
 
 void ingest_stop(struct ingest *in)
@@ -201,6 +283,7 @@ void ingest_stop(struct ingest *in)
 	pthread_join(in->thread, NULL);
 	pthread_cond_destroy(&in->wake);
 	pthread_mutex_destroy(&in->lock);
-	free(in->queue);
+	free(in->queue.inos);
+	free(in->stuck.inos);
 	free(in);
 }

@@ -7,6 +7,10 @@
  * A file that is unlinked or opened for writing meanwhile is left alone; the
  * next close brings it back.
  *
+ * Closes that could not be committed (stage_end()) are made up for here: tried
+ * again at once, then after a second, two, four, up to a minute, and once more
+ * at the end.
+ *
  * Threads: any. One thread of idle priority does the work.
  */
 #ifndef STORE_INGEST_H
@@ -21,11 +25,12 @@ struct ingest;
 /* @fs: borrowed, outlives us. */
 int ingest_start(struct files *fs, struct ingest **ret);
 
-/* A file was closed. Never blocks. Out of memory: the file stays without a
- * checksum until it is closed again or the store opened again. */
+/* A file was closed, or could not be. Never blocks. Out of memory: the file
+ * stays so until it is closed again or the store opened again. */
 void ingest_add(struct ingest *in, uint64_t ino);
 
-/* Files that wait, the one under way included. */
+/* Files that wait, the one under way included; without those whose close is to
+ * be tried again later. */
 uint64_t ingest_pending(struct ingest *in);
 
 /* Finish what waits and end the thread. Frees @in; NULL is fine. */

@@ -11,6 +11,7 @@
 
 struct nodes {
 	pthread_mutex_t lock;
+	pthread_cond_t opened; /* a door is open again: a claim ended */
 	uint64_t count;
 	struct node *buckets[NODES_BUCKETS];
 };
@@ -22,6 +23,7 @@ int nodes_new(struct nodes **ret)
 	if (!ns)
 		return -ENOMEM;
 	pthread_mutex_init(&ns->lock, NULL);
+	pthread_cond_init(&ns->opened, NULL);
 	*ret = ns;
 	return 0;
 }
@@ -76,6 +78,7 @@ void nodes_free(struct nodes *ns)
 			node_free(nd);
 		}
 	}
+	pthread_cond_destroy(&ns->opened);
 	pthread_mutex_destroy(&ns->lock);
 	free(ns);
 }
@@ -106,12 +109,10 @@ static bool node_leave_locked(struct node *nd)
 	return true;
 }
 
-int node_get(struct nodes *ns, uint64_t ino, struct node **ret)
+static int node_get_locked(struct nodes *ns, uint64_t ino, struct node **ret)
 {
-	struct node *nd;
+	struct node *nd = node_enter_locked(ns, ino);
 
-	LOCK_SCOPE(&ns->lock);
-	nd = node_enter_locked(ns, ino);
 	if (!nd)
 		return -ENOMEM;
 	if (nd->dead)
@@ -119,6 +120,22 @@ int node_get(struct nodes *ns, uint64_t ino, struct node **ret)
 	nd->opens++;
 	*ret = nd;
 	return 0;
+}
+
+int node_get(struct nodes *ns, uint64_t ino, struct node **ret)
+{
+	LOCK_SCOPE(&ns->lock);
+	return node_get_locked(ns, ino, ret);
+}
+
+int node_get_settled(struct nodes *ns, uint64_t ino, struct node **ret)
+{
+	struct node *nd;
+
+	LOCK_SCOPE(&ns->lock);
+	while ((nd = *node_slot(ns, ino)) && nd->dead)
+		pthread_cond_wait(&ns->opened, &ns->lock);
+	return node_get_locked(ns, ino, ret);
 }
 
 struct node *node_find(struct nodes *ns, uint64_t ino)
@@ -180,8 +197,10 @@ bool node_claim_end(struct node *nd)
 
 	pthread_mutex_lock(&ns->lock);
 	nd->claims--;
-	if (!nd->claims)
+	if (!nd->claims) {
 		nd->dead = false;
+		pthread_cond_broadcast(&ns->opened);
+	}
 	gone = node_leave_locked(nd);
 	pthread_mutex_unlock(&ns->lock);
 	if (gone)

@@ -11,7 +11,8 @@
  *
  * Removing an inode and opening it exclude each other: node_claim() either
  * finds the inode open (it becomes an orphan) or closes the door, so that
- * node_get() says -ESTALE until node_claim_end().
+ * node_get() says -ESTALE, and node_get_settled() waits, until
+ * node_claim_end().
  *
  * Threads: any. The table's mutex guards opens, dead and the links, and is a
  * leaf: nothing else is locked under it. A node's @lock is taken before an
@@ -65,6 +66,12 @@ uint64_t nodes_count(struct nodes *ns);
 
 /* -ESTALE: the inode is being removed. -ENOMEM. */
 int node_get(struct nodes *ns, uint64_t ino, struct node **ret);
+/*
+ * The same, but a removal under way is waited for: only its end tells whether
+ * the inode is gone, and who is told so earlier may still find its name.
+ * Not with a claim of one's own, nor in a write transaction. -ENOMEM.
+ */
+int node_get_settled(struct nodes *ns, uint64_t ino, struct node **ret);
 /* Only if it is open already: the node with one more use, or NULL. */
 struct node *node_find(struct nodes *ns, uint64_t ino);
 bool node_is_open(struct nodes *ns, uint64_t ino);

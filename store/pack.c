@@ -425,13 +425,13 @@ static int start_writeback(const struct pack_io *io, int fd)
 	(void)io;
 	if (sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) < 0 &&
 	    errno != ENOSYS)
-		return -errno;
+		return base_sync_error();
 	return 0;
 }
 
 static int finish_writeback(const struct pack_io *io, int fd)
 {
-	return io->fdatasync(fd) < 0 ? -errno : 0;
+	return io->fdatasync(fd) < 0 ? base_sync_error() : 0;
 }
 
 /* @fn on each changed pack of the batch, so that one at most is opened. */
@@ -471,7 +471,7 @@ int packs_sync(struct packs *ps, struct packs_batch *batch)
 	if (r < 0)
 		return r;
 	if (batch->new_names && ps->cfg.io->fsync(ps->cfg.dir_fd) < 0)
-		return -errno;
+		return base_sync_error();
 	return 0;
 }
 

@@ -93,7 +93,8 @@ void pack_doom(struct packs *ps, uint64_t id);
  * (@safe false) only drops the list and keeps the files. One batch at a time.
  *
  * packs_sync() returns the first error; a pack whose file somebody removed is
- * none (it shows when that file is verified).
+ * none (it shows when that file is verified). After -EMFILE, -ENFILE or
+ * -ENOMEM nothing is lost and it can be called again with the same batch.
  */
 struct packs_batch;
 struct packs_batch *packs_pin(struct packs *ps);

@@ -13,6 +13,7 @@
 #include "store/file.h"
 #include "store/home.h"
 #include "store/ingest.h"
+#include "store/linger.h"
 #include "store/room.h"
 #include "store/store.h"
 
@@ -21,6 +22,7 @@ struct store {
 	struct index *ix;
 	struct packs *packs;
 	struct nodes *nodes;
+	struct linger *linger;
 	struct entries *entries;
 	struct room *room;
 	struct checkpoint *_Atomic cp; /* NULL until it runs */

@@ -3,11 +3,16 @@
 
 #include <sys/stat.h>
 
+#include "store/linger.h"
 #include "store/table.h"
 #include "store/tree.h"
 
 /* In a directory this deep or higher another may carry a cache. */
 #define RENAME_RESCAN_DEPTH 2
+
+/* Directories above each other. Nobody has more; a damaged index may lead in a
+ * circle. */
+#define RENAME_LEVELS_MAX 65536
 
 /* One side of a rename. */
 struct rename_side {
@@ -16,6 +21,7 @@ struct rename_side {
 	struct dirent_rec de;
 	struct inode in;
 	bool exists;
+	struct node *lingering; /* owned use of @in, if it is to linger */
 };
 
 static int rename_load_side(struct edit *e, struct rename_side *side)
@@ -32,15 +38,18 @@ static int rename_load_side(struct edit *e, struct rename_side *side)
 	return 0;
 }
 
-/* -EINVAL if the directory @dir is @ino or lies below it. */
+/* -EINVAL if the directory @dir is @ino or lies below it; -ELOOP. */
 static int rename_check_loop(struct edit *e, uint64_t ino, uint64_t dir)
 {
 	struct inode in;
+	unsigned n = 0;
 	int r;
 
 	for (; dir != RECORD_ROOT_INO; dir = in.parent) {
 		if (dir == ino)
 			return -EINVAL;
+		if (++n > RENAME_LEVELS_MAX)
+			return -ELOOP;
 		r = table_inode_get(e->txn, dir, &in);
 		if (r < 0)
 			return r;
@@ -116,14 +125,17 @@ static int rename_over(struct edit *e, struct rename_side *from,
 		r = edit_del_name(e, to->dir, to->name, &to->de, &to->in);
 		if (r < 0)
 			return r;
+		to->lingering = linger_hold(e->t, &to->in);
 		r = tree_lost_name(e, to->dir, &to->in);
 		if (r < 0)
 			return r;
 	}
 	r = rename_detach_side(e, from);
-	if (r < 0)
-		return r;
-	return rename_attach_side(e, to, &from->in);
+	if (r >= 0)
+		r = rename_attach_side(e, to, &from->in);
+	if (r >= 0 && to->exists && to->in.nlink == 1)
+		r = tree_rejoin_entry(e, to->in.ino);
+	return r;
 }
 
 static int rename_exchange(struct edit *e, struct rename_side *from,
@@ -209,7 +221,13 @@ int rename_names(struct tree *t, struct rename_at from, struct rename_at to,
 			return r;
 	}
 	r = rename_sides(&e, &a, &b, flags);
-	if (r < 0)
-		return r;
-	return edit_commit(&e);
+	if (r >= 0)
+		r = edit_commit(&e);
+	else
+		edit_abort(&e);
+	if (r >= 0)
+		linger_begin(t, b.lingering);
+	else if (b.lingering)
+		edit_put_node(t, b.lingering);
+	return r;
 }

@@ -3,17 +3,17 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <syslog.h>
 
 #include "store/layout.h"
 #include "store/parts.h"
 #include "store/sweep.h"
+#include "store/table.h"
 #include "store/tree.h"
 
-/* Directories and small files of the store beside packs/: a fixed charge. So
- * is one small transaction that nobody reserved room for. */
-#define SETUP_FIXED_BYTES (256 * KIB)
+#define SETUP_REASON_MAX 256
 #define SETUP_COMPACT_BYTES (16 * MIB) /* smaller indexes stay as they are */
 
 static void setup_report(void *arg, int priority, const char *text)
@@ -76,6 +76,17 @@ static void setup_after_checkpoint(void *arg)
 	room_raise_part(st->room, ROOM_DIRS, packs_dir_bytes(st->packs));
 }
 
+static void setup_checkpoint_failed(void *arg, int error, bool frozen)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text), "saving the store failed: %s; %s",
+		 strerror(-error),
+		 frozen ? "it is read-only until the next mount"
+			: "nothing is lost, it is tried again every second");
+	setup_report(arg, frozen ? LOG_ERR : LOG_WARNING, text);
+}
+
 /* As it is, nobody else runs. */
 static void setup_charge_parts(struct store *st)
 {
@@ -108,7 +119,38 @@ static uint64_t setup_reclaim(void *arg)
 	return bytes;
 }
 
-static int setup_index(struct store *st, int found, char *why, size_t why_size)
+/* Take back what opening the index has committed; nothing was built on it. */
+static void setup_put_back(struct store *st)
+{
+	char said[SETUP_REASON_MAX];
+
+	index_close(steal_ptr(st->ix));
+	(void)checkpoint_recover(st->home.index_fd, false, said, sizeof(said));
+}
+
+/* Is there a root, or nothing yet that would hang on one? -EBADMSG: no. */
+static int setup_check_root(struct index *ix)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	struct index_stat is;
+	struct inode root;
+	int r = index_begin(ix, false, &txn);
+
+	if (r >= 0)
+		r = table_inode_get(txn, STORE_ROOT_INO, &root);
+	if (r >= 0)
+		return S_ISDIR(root.mode) ? 0 : -EBADMSG;
+	if (r != -ENOENT)
+		return r;
+	r = index_stat(ix, &is);
+	if (r < 0)
+		return r;
+	return is.entries[INDEX_INODE] || is.entries[INDEX_DIRENT] ? -EBADMSG
+								   : 0;
+}
+
+/* Open what was recovered. -EBADMSG: it is whole, but nothing to build on. */
+static int setup_index(struct store *st, int found, char *reason, size_t size)
 {
 	struct notify changed = { .fn = setup_changed, .arg = st };
 	char path[64];
@@ -117,57 +159,90 @@ static int setup_index(struct store *st, int found, char *why, size_t why_size)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", st->home.index_fd);
 	r = index_open(path, found == CHECKPOINT_RESTORED ? INDEX_RESTORED : 0,
 		       CHECKPOINT_GROWTH_BYTES, changed, &st->ix);
+	if (r == -EBADMSG)
+		snprintf(
+			reason, size,
+			"index/data.mdb: a table or the mark of used ids is missing or damaged");
+	else if (r < 0)
+		snprintf(reason, size, "opening the index: %s", strerror(-r));
 	if (r < 0)
-		snprintf(why, why_size, "opening the index: %s", strerror(-r));
+		return r;
+	r = setup_check_root(st->ix);
+	if (r == -EBADMSG)
+		snprintf(
+			reason, size,
+			"index/data.mdb: the root directory is missing or damaged");
+	else if (r < 0)
+		snprintf(reason, size, "reading the root directory: %s",
+			 strerror(-r));
+	if (r < 0)
+		setup_put_back(st);
 	return r;
 }
 
-/* Recover the index; one that is of no use is set aside, or refused. Returns
- * what was found, or an error. */
-static int setup_recover(struct store *st, bool set_aside, char *why,
-			 size_t why_size)
+/* Recover the index and open it. Returns what was found, or an error and
+ * @reason; -EBADMSG: the index is of no use. */
+static int setup_recover(struct store *st, char *reason, size_t size)
 {
-	char text[320], reason[200] = "";
+	char said[SETUP_REASON_MAX] = "", text[SETUP_REASON_MAX + 80];
 	int found, r;
 
-	home_drop_new_index(&st->home); /* of a rewrite that was cut off */
-	found = checkpoint_recover(st->home.index_fd, false, reason,
-				   sizeof(reason));
+	found = checkpoint_recover(st->home.index_fd, false, said,
+				   sizeof(said));
+	if (found == CHECKPOINT_UNREADABLE) {
+		snprintf(reason, size, "%s", said);
+		return -EBADMSG;
+	}
 	if (found < 0) {
-		snprintf(why, why_size, "reading the index: %s",
-			 *reason ? reason : strerror(-found));
+		snprintf(reason, size, "reading the index: %s",
+			 *said ? said : strerror(-found));
 		return found;
 	}
+	r = setup_index(st, found, reason, size);
+	if (r < 0)
+		return r;
 	if (found == CHECKPOINT_RESTORED) {
 		snprintf(
 			text, sizeof(text),
 			"the store was not closed: back at its last checkpoint (%s)",
-			reason);
+			said);
 		setup_report(st, LOG_NOTICE, text);
 	}
-	if (found != CHECKPOINT_UNREADABLE)
+	return found;
+}
+
+/* The same; an index that is of no use is set aside, or refused. */
+static int setup_some_index(struct store *st, bool set_aside, char *reason,
+			    size_t size)
+{
+	char wrong[SETUP_REASON_MAX] = "", text[SETUP_REASON_MAX + 120];
+	int found, r;
+
+	home_drop_new_index(&st->home); /* of a rewrite that was cut off */
+	found = setup_recover(st, wrong, sizeof(wrong));
+	if (found != -EBADMSG) {
+		snprintf(reason, size, "%s", wrong);
 		return found;
+	}
 	if (!set_aside) {
 		snprintf(
-			why, why_size,
+			reason, size,
 			"the index is unreadable (%s); mount the store to begin with an empty one",
-			reason);
+			wrong);
 		return -EBADMSG;
 	}
 	r = home_set_aside(&st->home);
 	if (r < 0) {
-		snprintf(why, why_size, "setting the damaged index aside: %s",
+		snprintf(reason, size, "setting the damaged index aside: %s",
 			 strerror(-r));
 		return r;
 	}
 	snprintf(
 		text, sizeof(text),
 		"the index is unreadable (%s): set aside as index.bad, its packs as packs.bad; the cache starts empty",
-		reason);
+		wrong);
 	setup_report(st, LOG_ERR, text);
-	/* The new one, as one that is not there yet. */
-	return checkpoint_recover(st->home.index_fd, false, reason,
-				  sizeof(reason));
+	return setup_recover(st, reason, size);
 }
 
 static int setup_parts(struct store *st)
@@ -188,6 +263,8 @@ static int setup_parts(struct store *st)
 	if (r >= 0)
 		r = nodes_new(&st->nodes);
 	if (r >= 0)
+		r = linger_new(LINGER_MS, &st->linger);
+	if (r >= 0)
 		r = entries_new(due, &st->entries);
 	if (r < 0)
 		return r;
@@ -196,6 +273,7 @@ static int setup_parts(struct store *st)
 				  .nodes = st->nodes,
 				  .entries = st->entries,
 				  .room = st->room,
+				  .linger = st->linger,
 				  .checkpoint = setup_wait_checkpoint,
 				  .checkpoint_arg = st };
 	st->files.t = &st->tree;
@@ -220,16 +298,16 @@ static int setup_copy_index(struct store *st, int new_fd)
 
 /* An index that is mostly free pages is replaced by a compact copy. What
  * fails leaves the old one in place. */
-static int setup_compact(struct store *st, char *why, size_t why_size)
+static int setup_compact(struct store *st, const struct index_stat *is,
+			 char *reason, size_t size)
 {
-	struct index_stat is;
 	uint64_t bytes;
-	int new_fd = -1, r = index_stat(st->ix, &is);
+	int new_fd = -1, r;
 
-	if (r < 0 || is.free_pages * 2 <= is.file_pages ||
-	    is.file_pages * is.page_size <= SETUP_COMPACT_BYTES)
+	if (is->free_pages * 2 <= is->file_pages ||
+	    is->file_pages * is->page_size <= SETUP_COMPACT_BYTES)
 		return 0;
-	bytes = (is.file_pages - is.free_pages) * is.page_size + MIB;
+	bytes = (is->file_pages - is->free_pages) * is->page_size + MIB;
 	if (room_reserve(st->room, QUOTA_SYSTEM, bytes) < 0)
 		return 0;
 	r = home_new_index(&st->home, &new_fd);
@@ -240,7 +318,7 @@ static int setup_compact(struct store *st, char *why, size_t why_size)
 		r = home_swap_index(&st->home, new_fd);
 		if (r < 0)
 			base_closep(&new_fd);
-		r = setup_index(st, CHECKPOINT_CLEAN, why, why_size);
+		r = setup_index(st, CHECKPOINT_CLEAN, reason, size);
 		st->tree.ix = st->ix;
 		if (r >= 0)
 			store_apply_growth(st);
@@ -253,26 +331,33 @@ static int setup_compact(struct store *st, char *why, size_t why_size)
 	return r;
 }
 
-/* Charge what is there, then run the first checkpoint. */
+/* Charge what is there, and a small transaction that nobody reserves room
+ * for; then run the first checkpoint. */
 static int setup_start(struct store *st, int found, struct sweep_result *res,
-		       char *why, size_t why_size)
+		       char *reason, size_t size)
 {
 	struct checkpoint_config cc = {
 		.packs = st->packs,
 		.before = { .fn = setup_before_checkpoint, .arg = st },
 		.after = { .fn = setup_after_checkpoint, .arg = st },
+		.failed = setup_checkpoint_failed,
+		.failed_arg = st,
 	};
 	struct checkpoint *cp = NULL;
+	struct index_stat is;
 	int r = sweep_packs(&st->tree, res);
 
+	if (r >= 0)
+		r = index_stat(st->ix, &is);
 	if (r < 0)
 		return r;
 	room_settle(st->room, 0,
-		    SETUP_FIXED_BYTES + index_txn_bound(st->ix) +
-			    res->pack_bytes + home_bad_bytes(&st->home));
+		    home_fixed_bytes(&st->home, is.page_size) +
+			    index_txn_bound(st->ix) + res->pack_bytes +
+			    home_bad_bytes(&st->home));
 	setup_charge_parts(st);
 	if (found == CHECKPOINT_CLEAN) {
-		r = setup_compact(st, why, why_size);
+		r = setup_compact(st, &is, reason, size);
 		if (r < 0)
 			return r;
 		setup_charge_parts(st);
@@ -334,25 +419,20 @@ static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
 static int setup_store(struct store *st, const struct store_config *cfg,
 		       char *why, size_t why_size)
 {
+	bool create = cfg->flags & STORE_OPEN_CREATE;
+	char reason[2 * SETUP_REASON_MAX] = "";
 	struct sweep_result res = { 0 };
-	int found = setup_recover(st, cfg->flags & STORE_OPEN_CREATE, why,
-				  why_size);
-	int r;
+	int found = setup_some_index(st, create, reason, sizeof(reason));
+	int r = found < 0 ? found : setup_parts(st);
 
-	if (found < 0)
-		return found;
-	r = setup_index(st, found, why, why_size);
-	if (r < 0)
-		return r;
-	r = setup_parts(st);
 	if (r >= 0) {
 		*why = '\0';
 		r = store_apply_limits(st, &cfg->limits, false, why, why_size);
+		if (r < 0 && *why)
+			return r;
 	}
-	if (r < 0 && *why)
-		return r;
 	if (r >= 0)
-		r = setup_start(st, found, &res, why, why_size);
+		r = setup_start(st, found, &res, reason, sizeof(reason));
 	if (r >= 0)
 		r = setup_root(st, cfg);
 	if (r >= 0)
@@ -361,7 +441,8 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 		r = sweep_inodes(&st->tree, found == CHECKPOINT_RESTORED,
 				 setup_closed, st, &res);
 	if (r < 0)
-		snprintf(why, why_size, "opening the store: %s", strerror(-r));
+		snprintf(why, why_size, "opening the store %s: %s", cfg->path,
+			 *reason ? reason : strerror(-r));
 	else
 		setup_tell_sweep(st, &res);
 	return r;
@@ -373,12 +454,16 @@ static int setup_close(struct store *st, bool clean)
 	struct checkpoint *cp;
 	int r;
 
+	linger_end(&st->tree, true);
 	evict_stop(st->evict);
 	ingest_stop(st->ingest);
 	cp = atomic_load(&st->cp);
 	r = checkpoint_stop(cp, clean && !nodes_count(st->nodes));
+	linger_free(st->linger);
 	nodes_free(st->nodes);
 	packs_close(st->packs);
+	if (!cp && st->ix)
+		setup_put_back(st);
 	index_close(st->ix);
 	entries_free(st->entries);
 	room_free(st->room);
@@ -434,4 +519,31 @@ int store_close(struct store *st)
 int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
 {
 	return home_probe(path, ret_pid, why, why_size);
+}
+
+int store_look(const char *path, char *why, size_t why_size)
+{
+	cleanup_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cleanup_close int index = -1;
+	char said[SETUP_REASON_MAX] = "";
+	int found = -1;
+
+	if (dir >= 0)
+		index = openat(dir, "index",
+			       O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir >= 0 && index < 0 && errno == ENOENT)
+		return 0; /* a first mount that was cut off makes it */
+	if (index >= 0)
+		found = checkpoint_recover(index, true, said, sizeof(said));
+	else
+		found = -errno;
+	if (found == CHECKPOINT_UNREADABLE) {
+		snprintf(why, why_size, "%s: the index is unreadable (%s)",
+			 path, said);
+		return -EBADMSG;
+	}
+	if (found < 0)
+		snprintf(why, why_size, "reading the index of %s: %s", path,
+			 strerror(-found));
+	return found < 0 ? found : found == CHECKPOINT_RESTORED;
 }

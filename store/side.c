@@ -212,7 +212,7 @@ static int replace(int dir_fd, const uint8_t *buf, size_t len)
 	if (r == 0)
 		r = put_in_place(dir_fd);
 	if (r == 0 && fsync(dir_fd) < 0)
-		r = -errno;
+		r = base_sync_error();
 	return r;
 }
 

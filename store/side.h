@@ -48,8 +48,9 @@ int side_read(int dir_fd, struct side *ret);
 void side_release(struct side *side); /* zeroed is fine */
 #define cleanup_side __attribute__((cleanup(side_release)))
 
-/* Replace the side file. When this fails, it is not known which of the two
- * would be found after a power cut. */
+/* Replace the side file. After -EMFILE, -ENFILE or -ENOMEM the old one is
+ * still there; after any other error it is not known which of the two would
+ * be found after a power cut. */
 int side_write(int dir_fd, const struct side *side);
 
 #endif

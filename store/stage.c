@@ -57,7 +57,6 @@ static int stage_in_place(struct files *fs, struct node *nd)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
 	struct inode in;
-	uint64_t size;
 	int r;
 
 	if (!nd->pack)
@@ -78,12 +77,14 @@ static int stage_in_place(struct files *fs, struct node *nd)
 	r = edit_commit(&e);
 	if (r < 0)
 		return r;
-	r = pack_stat(nd->pack, &size, &nd->disk);
-	return r < 0 ? r : 1;
+	nd->disk = in.alloc;
+	return 1;
 }
 
-/* The bytes so far into the new pack @pk. */
-static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk)
+/* The bytes so far into the new pack @pk. *@ret_disk is charged for it, also
+ * on failure. */
+static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk,
+			    uint64_t *ret_disk)
 {
 	uint64_t bytes = nd->size + STAGE_SLACK_BYTES;
 	int r = room_reserve(fs->t->room, stage_class(nd), bytes);
@@ -96,6 +97,7 @@ static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk)
 	else if (nd->inline_data)
 		r = pack_write(pk, nd->inline_data, nd->size, 0);
 	stage_settle(fs, &copy, bytes);
+	*ret_disk = copy.disk;
 	return r;
 }
 
@@ -133,7 +135,7 @@ static int stage_switch_pack(struct files *fs, struct node *nd, uint64_t id)
 static int stage_copy(struct files *fs, struct node *nd, bool keep)
 {
 	struct pack *pk;
-	uint64_t id, size;
+	uint64_t id, disk = 0;
 	int r = index_new_id(fs->t->ix, INDEX_ID_PACK, &id);
 
 	if (r < 0)
@@ -143,7 +145,7 @@ static int stage_copy(struct files *fs, struct node *nd, bool keep)
 		return r;
 	room_raise_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
 	if (keep)
-		r = stage_copy_bytes(fs, nd, pk);
+		r = stage_copy_bytes(fs, nd, pk, &disk);
 	if (r >= 0)
 		r = stage_switch_pack(fs, nd, id);
 	if (r < 0) {
@@ -154,28 +156,56 @@ static int stage_copy(struct files *fs, struct node *nd, bool keep)
 	node_unload(nd);
 	nd->loaded = true;
 	nd->pack = pk;
-	nd->disk = 0;
-	if (pack_stat(pk, &size, &nd->disk) < 0)
-		nd->disk = 0;
+	nd->disk = disk;
 	if (!keep)
 		nd->size = 0;
 	return 0;
 }
 
-int stage_begin(struct files *fs, struct node *nd, bool keep)
+/* closed -> live. Where the bytes cannot stay, they are copied if @keep.
+ * Returns 1 if the pack is another now, 0 if not. */
+static int stage_make_live(struct files *fs, struct node *nd, bool keep)
 {
-	int r;
+	int r = stage_in_place(fs, nd);
+	bool other = !r;
 
-	if (nd->live)
-		return 0;
-	r = stage_in_place(fs, nd);
-	if (!r)
+	if (other)
 		r = stage_copy(fs, nd, keep);
 	if (r < 0)
 		return r;
 	nd->live = true;
 	nd->alloc_end = nd->size;
 	nd->version++;
+	/* The file system may have taken more for it, or less, since it was
+	 * charged: blocks are allocated when they are written back. */
+	stage_settle(fs, nd, 0);
+	return other;
+}
+
+int stage_begin(struct files *fs, struct node *nd)
+{
+	int r = nd->live ? 0 : stage_make_live(fs, nd, true);
+
+	return r < 0 ? r : 0;
+}
+
+static void stage_note_change(struct node *nd)
+{
+	nd->version++;
+	nd->mtime_ns = nd->ctime_ns = base_now_ns();
+	nd->mtime_dirty = true;
+}
+
+int stage_empty(struct files *fs, struct node *nd)
+{
+	int r = nd->live ? 0 : stage_make_live(fs, nd, false);
+
+	if (r < 0)
+		return r;
+	if (!r)
+		return stage_resize(fs, nd, 0);
+	/* Empty already: past the commit nothing may fail. */
+	stage_note_change(nd);
 	return 0;
 }
 
@@ -195,9 +225,7 @@ int stage_resize(struct files *fs, struct node *nd, uint64_t size)
 	nd->size = size;
 	if (nd->alloc_end > size)
 		nd->alloc_end = size;
-	nd->version++;
-	nd->mtime_ns = nd->ctime_ns = base_now_ns();
-	nd->mtime_dirty = true;
+	stage_note_change(nd);
 	return 0;
 }
 

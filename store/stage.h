@@ -51,8 +51,12 @@ struct files {
 /* What the bytes of the file are charged as. */
 enum quota_class stage_class(const struct node *nd);
 
-/* Make the file live, with its bytes if @keep, else empty. */
-int stage_begin(struct files *fs, struct node *nd, bool keep);
+/* Make the file live, with its bytes. */
+int stage_begin(struct files *fs, struct node *nd);
+
+/* Make the file live and empty, and set its times. What fails leaves the bytes
+ * as they were. */
+int stage_empty(struct files *fs, struct node *nd);
 
 /* End an act for which @reserved bytes were charged; live or not. */
 void stage_settle(struct files *fs, struct node *nd, uint64_t reserved);
@@ -61,7 +65,7 @@ void stage_settle(struct files *fs, struct node *nd, uint64_t reserved);
 int stage_resize(struct files *fs, struct node *nd, uint64_t size);
 
 /* The last writer is gone. When the index cannot be told, the node stays live
- * and stuck, and the next close tries again. */
+ * and stuck, and the ingest and the next close try again. */
 void stage_end(struct files *fs, struct node *nd);
 
 #endif

@@ -20,6 +20,7 @@
 #define STATUS_REWRITE_BYTES (128 * MIB)
 /* The smallest limit must hold this many of the largest transactions. */
 #define STATUS_TXNS_MIN 32
+#define STATUS_AGE_MAX_SEC (INT64_MAX / NSEC_PER_SEC) /* 292 years */
 #define STATUS_FILES_PER_GIB (UINT64_C(1) << 16) /* of statfs: no real bound */
 
 /* One of the limits as text, or a default. */
@@ -219,18 +220,25 @@ static int status_add_inodes(struct store *st, uint64_t *at,
 	return r < 0 ? r : n;
 }
 
-static void status_reason(struct store *st, const struct room_stat *rs,
-			  struct store_status *ret)
+/* @readable: the index still is. */
+static void status_read_only(struct store *st, bool readable,
+			     struct store_status *ret)
 {
 	int error = checkpoint_error(st->cp);
 
-	if (index_frozen(st->ix)) {
-		ret->state = STORE_READ_ONLY;
-		snprintf(
-			ret->reason, sizeof(ret->reason),
-			"writing to the disk failed (%s): hits are served, nothing is stored until the next mount",
-			strerror(error ? -error : EIO));
-	} else if (rs->disk_full) {
+	ret->state = STORE_READ_ONLY;
+	snprintf(ret->reason, sizeof(ret->reason),
+		 "writing to the disk failed (%s): %s until the next mount",
+		 strerror(error ? -error : EIO),
+		 readable ? "hits are served, nothing is stored"
+			  : "the index is closed, nothing is served or stored");
+}
+
+static void status_reason(const struct room_stat *rs,
+			  const struct checkpoint_stat *cs,
+			  struct store_status *ret)
+{
+	if (rs->disk_full) {
 		ret->state = STORE_DISK_FULL;
 		snprintf(
 			ret->reason, sizeof(ret->reason),
@@ -239,24 +247,47 @@ static void status_reason(struct store *st, const struct room_stat *rs,
 		snprintf(
 			ret->reason, sizeof(ret->reason),
 			"full: nothing more may be evicted now (within grace, open, or of no layout known to be safe)");
+	} else if (cs->shortage) {
+		snprintf(
+			ret->reason, sizeof(ret->reason),
+			"what is stored cannot be made durable now (%s): tried again every second",
+			strerror(-cs->shortage));
 	}
+}
+
+/* What only the index knows. */
+static int status_count(struct store *st, struct store_status *ret)
+{
+	struct index_stat is;
+	uint64_t at = 0;
+	int r = index_stat(st->ix, &is);
+
+	if (r < 0)
+		return r;
+	ret->entries = is.entries[INDEX_ENTRY];
+	while ((r = status_add_inodes(st, &at, ret)) > 0)
+		;
+	return r;
+}
+
+/* Without those that only linger. */
+static uint64_t status_open_files(struct store *st)
+{
+	uint64_t lingering = linger_count(&st->tree);
+	uint64_t nodes = nodes_count(st->nodes);
+
+	return nodes > lingering ? nodes - lingering : 0;
 }
 
 int store_status(struct store *st, struct store_status *ret)
 {
 	struct store_status s = { .state = STORE_OK, .since = st->since };
 	struct checkpoint_stat cs;
-	struct index_stat is;
 	struct evict_stat es;
 	struct room_stat rs;
-	uint64_t at = 0;
-	int r = index_stat(st->ix, &is);
+	int r = status_count(st, &s);
 
-	if (r < 0)
-		return r;
-	while ((r = status_add_inodes(st, &at, &s)) > 0)
-		;
-	if (r < 0)
+	if (r < 0 && !index_frozen(st->ix))
 		return r;
 	room_stat(st->room, &rs);
 	evict_stat(st->evict, &es);
@@ -271,8 +302,7 @@ int store_status(struct store *st, struct store_status *ret)
 	s.grace_sec = es.grace_sec;
 	s.used_index = index_disk_bytes(st->ix);
 	s.used_freed = packs_doomed_bytes(st->packs);
-	s.entries = is.entries[INDEX_ENTRY];
-	s.open_files = nodes_count(st->nodes);
+	s.open_files = status_open_files(st);
 	s.unsummed = ingest_pending(st->ingest);
 	s.hits = atomic_load(&st->tree.hits);
 	s.misses = atomic_load(&st->tree.misses);
@@ -282,7 +312,10 @@ int store_status(struct store *st, struct store_status *ret)
 	s.reaped = es.reaped;
 	s.checkpoints = cs.count;
 	s.last_checkpoint = cs.last_ns / NSEC_PER_SEC;
-	status_reason(st, &rs, &s);
+	if (index_frozen(st->ix))
+		status_read_only(st, r >= 0, &s);
+	else
+		status_reason(&rs, &cs, &s);
 	*ret = s;
 	return 0;
 }
@@ -307,12 +340,15 @@ int store_prune(struct store *st, const struct store_prune *how,
 				.no_grace = how->no_grace,
 				.dry_run = how->dry_run };
 	struct store_pruned sum = { 0 };
+	struct tidy_pos pos = { 0 };
 	struct evict_result res;
+	int64_t age_sec = how->older_than_sec;
 	int r;
 
-	if (how->older_than_sec >= 0)
-		eh.older_than_ns =
-			base_now_ns() - how->older_than_sec * NSEC_PER_SEC;
+	if (age_sec > STATUS_AGE_MAX_SEC)
+		age_sec = STATUS_AGE_MAX_SEC;
+	if (age_sec >= 0)
+		eh.older_than_ns = base_now_ns() - age_sec * NSEC_PER_SEC;
 	do {
 		eh.bytes = status_too_much(st, how->to_bytes);
 		r = evict_pass(st->evict, &eh, &res);
@@ -320,7 +356,8 @@ int store_prune(struct store *st, const struct store_prune *how,
 		sum.bytes += res.bytes;
 	} while (r >= 0 && res.units && how->to_bytes && !how->dry_run);
 	if (r >= 0 && !how->dry_run)
-		r = tidy_empty(&st->tree, INT64_MAX);
+		while ((r = tidy_empty(&st->tree, &pos, INT64_MAX)) > 0)
+			;
 	*ret = sum;
 	return r;
 }

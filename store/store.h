@@ -265,4 +265,14 @@ int store_prune(struct store *st, const struct store_prune *how,
  * nothing. *@ret_pid: its daemon, or 0. */
 int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size);
 
+/*
+ * What would a mount of the store at @path, which no process holds, make of
+ * its index? Changes nothing.
+ * @why:     if < 0: one line that names path and reason.
+ * Returns:  0 it goes on with it, 1 it goes back to the last checkpoint, or
+ *           -EBADMSG it begins with an empty one; -ENOENT, -EACCES, -EIO,
+ *           -ENOMEM it cannot be told.
+ */
+int store_look(const char *path, char *why, size_t why_size);
+
 #endif

@@ -168,8 +168,7 @@ static int sweep_pass_over(int r, struct sweep_result *res)
 	return 0;
 }
 
-/* The first orphan at or behind *@ino; 1, or 0 if there is none. */
-static int sweep_next_orphan(struct tree *t, uint64_t *ino)
+int sweep_next_orphan(struct tree *t, uint64_t *ino)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;

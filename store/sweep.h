@@ -32,4 +32,8 @@ int sweep_inodes(struct tree *t, bool restored,
 		 void (*sum)(void *arg, uint64_t ino), void *sum_arg,
 		 struct sweep_result *res);
 
+/* The first orphan at or behind *@ino; 1, or 0 if there is none. This one at
+ * any time, in any thread. */
+int sweep_next_orphan(struct tree *t, uint64_t *ino);
+
 #endif

@@ -39,7 +39,7 @@ int table_entry_del(struct index_txn *txn, uint64_t id,
 		    const struct entry_rec *en);
 
 /* Small numbers in table meta. */
-#define TABLE_META_RESCAN "rescan" /* 1: directories moved, see tidy_rescan() */
+#define TABLE_META_RESCAN "rescan" /* not 0: directories moved; tidy_rescan() */
 #define TABLE_META_LIMIT "limit"   /* bytes, as `pipcachefs limit` set it */
 int table_meta_get(struct index_txn *txn, const char *name, uint64_t *ret);
 int table_meta_put(struct index_txn *txn, const char *name, uint64_t value);

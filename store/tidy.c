@@ -5,10 +5,13 @@
 #include <sys/stat.h>
 
 #include "store/layout.h"
+#include "store/sweep.h"
 #include "store/table.h"
 #include "store/unit.h"
 
-#define TIDY_BATCH 64 /* records looked at in one read transaction */
+/* TABLE_META_RESCAN: somebody moved a directory; a rescan is at work. */
+#define TIDY_RESCAN_WANTED 1
+#define TIDY_RESCAN_BEGUN 2
 
 /* Emptied fan-out directories, from path->ino[n] up. */
 static int tidy_prune_dirs(struct edit *e, const struct table_path *path)
@@ -36,12 +39,12 @@ static int tidy_prune_dirs(struct edit *e, const struct table_path *path)
 	return 0;
 }
 
-/* What the housekeeping looks for among all names. */
+/* What a slice looks for among all names. */
 struct tidy_scan {
 	struct tree *t;
+	struct tidy_pos *pos;
 	int64_t before_ns;
 	bool dirs; /* empty directories, else temporary files */
-	struct record_key at;
 	unsigned n;
 	uint64_t inos[TIDY_BATCH];
 };
@@ -71,11 +74,11 @@ static int tidy_look(struct tidy_scan *ts, struct index_txn *txn,
 		     const uint8_t *buf, size_t len)
 {
 	char name[RECORD_NAME_MAX + 1];
-	size_t name_len = ts->at.len - sizeof(uint64_t);
+	size_t name_len = ts->pos->at.len - sizeof(uint64_t);
 	struct dirent_rec de;
 	struct inode in;
 	uint64_t dir;
-	int r = record_key_get(&ts->at, 0, &dir);
+	int r = record_key_get(&ts->pos->at, 0, &dir);
 
 	if (r >= 0)
 		r = name_len > RECORD_NAME_MAX ? -EBADMSG : 0;
@@ -85,16 +88,29 @@ static int tidy_look(struct tidy_scan *ts, struct index_txn *txn,
 		r = table_inode_get(txn, de.ino, &in);
 	if (r < 0)
 		return r;
-	memcpy(name, ts->at.bytes + sizeof(uint64_t), name_len);
+	memcpy(name, ts->pos->at.bytes + sizeof(uint64_t), name_len);
 	name[name_len] = '\0';
 	if (tidy_wanted(ts, txn, dir, name, &in))
 		ts->inos[ts->n++] = in.ino;
 	return 0;
 }
 
-/* Look at the next TIDY_BATCH names behind ts->at. Returns how many were
- * looked at, 0 at the end; what is wanted goes to ts->inos. */
-static int tidy_scan_batch(struct tidy_scan *ts)
+static void tidy_begin(struct tidy_pos *pos)
+{
+	if (!pos->at.len)
+		pos->at = record_key_id(0);
+}
+
+/* Go on behind the last key. */
+static void tidy_go_on(struct tidy_pos *pos)
+{
+	if (pos->at.len < RECORD_KEY_MAX)
+		pos->at.bytes[pos->at.len++] = 0;
+}
+
+/* Look at the next names; what is wanted goes to ts->inos. Returns 1 with more
+ * to come, 0 at the end. */
+static int tidy_scan_names(struct tidy_scan *ts)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
@@ -102,11 +118,12 @@ static int tidy_scan_batch(struct tidy_scan *ts)
 	size_t len;
 	int n = 0, r = index_begin(ts->t->ix, false, &txn);
 
-	ts->n = 0;
+	tidy_begin(ts->pos);
 	if (r >= 0)
-		r = index_iter(txn, INDEX_DIRENT, &ts->at, 0, &it);
+		r = index_iter(txn, INDEX_DIRENT, &ts->pos->at, 0, &it);
 	while (r >= 0 && n < TIDY_BATCH &&
-	       (r = index_next(&it, &ts->at, buf, sizeof(buf), &len)) != 0) {
+	       (r = index_next(&it, &ts->pos->at, buf, sizeof(buf), &len)) !=
+		       0) {
 		n++;
 		/* A damaged record is not ours to judge. */
 		if (r > 0)
@@ -114,25 +131,19 @@ static int tidy_scan_batch(struct tidy_scan *ts)
 		else if (r == -EBADMSG)
 			r = 0;
 	}
-	/* Go on behind the last key. */
-	if (n && ts->at.len < RECORD_KEY_MAX)
-		ts->at.bytes[ts->at.len++] = 0;
-	return r < 0 ? r : n;
+	tidy_go_on(ts->pos);
+	return r < 0 ? r : n == TIDY_BATCH;
 }
 
-int tidy_tmp(struct tree *t, int64_t before_ns, uint64_t *ret_n)
+int tidy_tmp(struct tree *t, struct tidy_pos *pos, int64_t before_ns,
+	     uint64_t *n)
 {
-	struct tidy_scan ts = { .t = t,
-				.before_ns = before_ns,
-				.at = record_key_id(0) };
-	uint64_t done = 0;
-	int r;
+	struct tidy_scan ts = { .t = t, .pos = pos, .before_ns = before_ns };
+	int r = tidy_scan_names(&ts);
 
-	while ((r = tidy_scan_batch(&ts)) > 0)
-		for (unsigned i = 0; i < ts.n; i++)
-			if (unit_drop_name(t, ts.inos[i], true) >= 0)
-				done++;
-	*ret_n = done;
+	for (unsigned i = 0; i < ts.n && r >= 0; i++)
+		if (unit_drop_name(t, ts.inos[i], true) >= 0)
+			++*n;
 	return r;
 }
 
@@ -153,22 +164,19 @@ static int tidy_prune_dir(struct tree *t, uint64_t ino)
 	return edit_commit(&e);
 }
 
-int tidy_empty(struct tree *t, int64_t before_ns)
+int tidy_empty(struct tree *t, struct tidy_pos *pos, int64_t before_ns)
 {
-	struct tidy_scan ts = { .t = t,
-				.before_ns = before_ns,
-				.dirs = true,
-				.at = record_key_id(0) };
-	int r;
+	struct tidy_scan ts = {
+		.t = t, .pos = pos, .before_ns = before_ns, .dirs = true
+	};
+	int more = tidy_scan_names(&ts), r;
 
-	while ((r = tidy_scan_batch(&ts)) > 0) {
-		for (unsigned i = 0; i < ts.n; i++) {
-			r = tidy_prune_dir(t, ts.inos[i]);
-			if (r < 0)
-				return r;
-		}
+	for (unsigned i = 0; i < ts.n && more >= 0; i++) {
+		r = tidy_prune_dir(t, ts.inos[i]);
+		if (r < 0)
+			return r;
 	}
-	return r;
+	return more;
 }
 
 /* Give @ino the entry that its path has now. */
@@ -214,35 +222,36 @@ static bool tidy_misplaced(struct index_txn *txn, const struct inode *in)
 	       layout_evictable(unit.kind) != (in->entry != 0);
 }
 
-static int tidy_rescan_batch(struct tree *t, uint64_t *at, uint64_t *inos,
-			     unsigned *n_inos)
+/* Look at the next inodes; the misplaced go to @inos. Returns 1 with more to
+ * come, 0 at the end. */
+static int tidy_scan_inodes(struct tree *t, struct tidy_pos *pos,
+			    uint64_t inos[static TIDY_BATCH], unsigned *n_inos)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-	struct record_key from = record_key_id(*at), key = from;
 	uint8_t buf[RECORD_INODE_SIZE];
 	struct inode in;
+	uint64_t ino;
 	size_t len;
 	int n = 0, r = index_begin(t->ix, false, &txn);
 
-	*n_inos = 0;
 	if (r >= 0)
-		r = index_iter(txn, INDEX_INODE, &from, 0, &it);
+		r = index_iter(txn, INDEX_INODE, &pos->at, 0, &it);
 	while (r >= 0 && n < TIDY_BATCH &&
-	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) != 0) {
+	       (r = index_next(&it, &pos->at, buf, sizeof(buf), &len)) != 0) {
 		n++;
-		if (r == -EBADMSG) /* of a damaged record the key is known */
-			r = record_key_get(&key, 0, at);
-		else if (r > 0 && record_key_get(&key, 0, at) >= 0 &&
-			 record_inode_decode(*at, buf, len, &in) >= 0 &&
-			 tidy_misplaced(txn, &in))
-			inos[(*n_inos)++] = *at;
+		if (r > 0 && record_key_get(&pos->at, 0, &ino) >= 0 &&
+		    record_inode_decode(ino, buf, len, &in) >= 0 &&
+		    tidy_misplaced(txn, &in))
+			inos[(*n_inos)++] = ino;
+		else if (r == -EBADMSG) /* a damaged record: its key is known */
+			r = 0;
 	}
-	*at += 1;
-	return r < 0 ? r : n;
+	tidy_go_on(pos);
+	return r < 0 ? r : n == TIDY_BATCH;
 }
 
-static int tidy_rescan_wanted(struct tree *t, uint64_t *ret)
+static int tidy_rescan_state(struct tree *t, uint64_t *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	int r = index_begin(t->ix, false, &txn);
@@ -252,30 +261,70 @@ static int tidy_rescan_wanted(struct tree *t, uint64_t *ret)
 	return r == -ENOENT ? 0 : r;
 }
 
-static int tidy_rescan_want(struct tree *t, uint64_t wanted)
+/* A rescan begins. Returns 1, or 0 if none is wanted. */
+static int tidy_rescan_begin(struct tree *t)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
+	uint64_t state = 0;
+	int r = tidy_rescan_state(t, &state);
+
+	if (r < 0 || !state)
+		return r;
+	r = edit_begin(t, QUOTA_SYSTEM, &e);
+	if (r >= 0)
+		r = table_meta_put(e.txn, TABLE_META_RESCAN, TIDY_RESCAN_BEGUN);
+	if (r >= 0)
+		r = edit_commit(&e);
+	return r < 0 ? r : 1;
+}
+
+/* All was seen: unless a directory moved meanwhile, that was it. */
+static int tidy_rescan_end(struct tree *t)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	uint64_t state = TIDY_RESCAN_WANTED;
 	int r = edit_begin(t, QUOTA_SYSTEM, &e);
 
 	if (r >= 0)
-		r = table_meta_put(e.txn, TABLE_META_RESCAN, wanted);
+		r = table_meta_get(e.txn, TABLE_META_RESCAN, &state);
+	if (r < 0 || state != TIDY_RESCAN_BEGUN)
+		return r;
+	r = table_meta_put(e.txn, TABLE_META_RESCAN, 0);
 	return r < 0 ? r : edit_commit(&e);
 }
 
-/* The wish is taken back first: a move meanwhile makes another. */
-int tidy_rescan(struct tree *t)
+int tidy_rescan(struct tree *t, struct tidy_pos *pos)
 {
-	uint64_t inos[TIDY_BATCH], at = 0, wanted = 0;
-	unsigned n;
-	int r = tidy_rescan_wanted(t, &wanted);
+	uint64_t inos[TIDY_BATCH];
+	unsigned n = 0;
+	int more, r;
 
-	if (r < 0 || !wanted)
-		return r;
-	r = tidy_rescan_want(t, 0);
-	while (r >= 0 && (r = tidy_rescan_batch(t, &at, inos, &n)) > 0)
-		for (unsigned i = 0; i < n && r >= 0; i++)
-			r = tidy_reclassify(t, inos[i]);
-	if (r < 0) /* not all was seen */
-		(void)tidy_rescan_want(t, 1);
-	return r;
+	if (!pos->at.len) {
+		r = tidy_rescan_begin(t);
+		if (r <= 0)
+			return r;
+		tidy_begin(pos);
+	}
+	more = tidy_scan_inodes(t, pos, inos, &n);
+	for (unsigned i = 0; i < n && more >= 0; i++) {
+		r = tidy_reclassify(t, inos[i]);
+		if (r < 0)
+			return r;
+	}
+	return more ? more : tidy_rescan_end(t);
+}
+
+int tidy_orphans(struct tree *t)
+{
+	uint64_t ino = 0;
+	int first = 0, r;
+
+	for (; (r = sweep_next_orphan(t, &ino)) > 0; ino++) {
+		if (node_is_open(t->nodes, ino))
+			continue;
+		r = edit_reap(t, ino);
+		if (!first)
+			first = r;
+	}
+	return first < 0 ? first : r;
 }

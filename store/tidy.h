@@ -3,7 +3,15 @@
  * Tidying up: what nobody asks for, in short transactions, between passes of
  * the evictor.
  *
- * Errors as the index's. Threads: any.
+ *	struct tidy_pos pos = { 0 };
+ *	while ((r = tidy_empty(t, &pos, before_ns)) > 0)
+ *		... who has something better to do leaves, and comes back ...
+ *
+ * A call is one slice of a scan of all names (or inodes): TIDY_BATCH of them
+ * are looked at, and those that are wanted are dealt with. It returns 1 with
+ * more to come, 0 at the end, or an error; then begin anew with a zeroed @pos.
+ *
+ * Errors as the index's. Threads: any, each with a @pos of its own.
  */
 #ifndef STORE_TIDY_H
 #define STORE_TIDY_H
@@ -12,20 +20,33 @@
 
 #include "store/edit.h"
 
+#define TIDY_BATCH 64 /* records looked at in one slice */
+
+/* Where a scan is. */
+struct tidy_pos {
+	struct record_key at; /* to read on from; private */
+};
+
 /*
  * Orphaned temporary files of pip: not open and not changed since @before_ns.
- * *@ret_n: how many were removed.
+ * *@n grows by how many were removed.
  */
-int tidy_tmp(struct tree *t, int64_t before_ns, uint64_t *ret_n);
+int tidy_tmp(struct tree *t, struct tidy_pos *pos, int64_t before_ns,
+	     uint64_t *n);
 
 /*
  * Fan-out directories of http* that are empty and not changed since
  * @before_ns, from the bottom up. Not in the moment they become empty: the
  * kernel, and a pip that has just made sure of them, count on them for a while.
  */
-int tidy_empty(struct tree *t, int64_t before_ns);
+int tidy_empty(struct tree *t, struct tidy_pos *pos, int64_t before_ns);
 
-/* If directories moved: give every file the entry that its path has now. */
-int tidy_rescan(struct tree *t);
+/* If directories moved: give every file the entry that its path has now. What
+ * is left unfinished, be it by a crash, is still wanted. */
+int tidy_rescan(struct tree *t, struct tidy_pos *pos);
+
+/* Orphans that nobody has open: their last close could not remove them. All
+ * at once, they are few; the first error, but none stops it. */
+int tidy_orphans(struct tree *t);
 
 #endif

@@ -219,7 +219,7 @@ int tree_readlink(struct tree *t, uint64_t ino, char *buf, size_t size)
 
 /*
  * A file with two names belongs to no cache layout that we know: it leaves
- * its entry, and is not evicted.
+ * its entry, and is not evicted until it has one again (tree_rejoin_entry()).
  */
 int tree_link(struct tree *t, uint64_t ino, uint64_t parent, const char *name,
 	      struct inode *ret)
@@ -294,6 +294,27 @@ int tree_lost_name(struct edit *e, struct inode *dir, struct inode *in)
 	return table_inode_put(e->txn, in);
 }
 
+int tree_rejoin_entry(struct edit *e, uint64_t ino)
+{
+	char name[RECORD_NAME_MAX + 1];
+	struct inode dir, in;
+	int r = table_inode_get(e->txn, ino, &in);
+
+	if (r < 0) /* it lost its last name */
+		return r == -ENOENT ? 0 : r;
+	if (!S_ISREG(in.mode) || in.nlink != 1)
+		return 0;
+	r = table_cookie_get(e->txn, in.parent, in.cookie, name);
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	r = table_inode_get(e->txn, in.parent, &dir);
+	if (r >= 0)
+		r = entry_attach(e->t->ix, e->txn, &dir, name, &in);
+	if (r >= 0)
+		r = table_inode_put(e->txn, &dir);
+	return r < 0 ? r : table_inode_put(e->txn, &in);
+}
+
 int tree_remove(struct tree *t, uint64_t parent, const char *name, bool dir)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
@@ -325,6 +346,8 @@ int tree_remove(struct tree *t, uint64_t parent, const char *name, bool dir)
 	if (r < 0)
 		return r;
 	r = table_inode_put(e.txn, &pi);
+	if (r >= 0 && in.nlink == 1)
+		r = tree_rejoin_entry(&e, de.ino);
 	if (r < 0)
 		return r;
 	return edit_commit(&e);

@@ -69,10 +69,15 @@ int tree_readdir(struct tree *t, uint64_t dir, uint64_t off, tree_fill_fn fill,
  * tree_removable():   may the name of @in go by rmdir (@dir) or unlink?
  * tree_lost_name():   @in lost a name in @dir: count down, drop it with its
  *                     last.
+ * tree_rejoin_entry():  the file @ino may have one name left, and all records
+ *                     are put: give it the entry of that name. Known is where
+ *                     the newest name is; one that outlives it stays without
+ *                     entry, and is not evicted.
  */
 int tree_check_name(const char *name);
 int tree_begin(struct tree *t, uint64_t dir, struct edit *e);
 int tree_removable(struct edit *e, const struct inode *in, bool dir);
 int tree_lost_name(struct edit *e, struct inode *dir, struct inode *in);
+int tree_rejoin_entry(struct edit *e, uint64_t ino);
 
 #endif

@@ -11,6 +11,12 @@
 /* A name that layout takes for a wheel: stands for all below a wheel's dir. */
 #define UNIT_PROBE_WHEEL "probe-1-py3-none-any.whl"
 
+/* Directories above each other. Nobody has more; a damaged index may lead in a
+ * circle. */
+#define UNIT_LEVELS_MAX 65536
+/* Names of one unit that are looked at; nobody has more, as above. */
+#define UNIT_NAMES_MAX (1u << 20)
+
 /* Is the entry still what its directory's path says? */
 static bool unit_in_place(const struct table_path *path,
 			  const struct entry_rec *en)
@@ -27,8 +33,8 @@ static bool unit_in_place(const struct table_path *path,
 }
 
 /* The names of a pair: the unit's own and with ".body". */
-static bool unit_name(const struct entry_rec *en, unsigned i,
-		      char name[static RECORD_NAME_MAX + 1])
+static bool unit_pair_name(const struct entry_rec *en, unsigned i,
+			   char name[static RECORD_NAME_MAX + 1])
 {
 	if (i == 1)
 		return layout_partner(en->name, name);
@@ -69,7 +75,7 @@ static int unit_remove_pair(struct edit *e, uint64_t entry,
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < 2; i++) {
-		if (!unit_name(en, i, name))
+		if (!unit_pair_name(en, i, name))
 			continue;
 		r = table_dirent_get(e->txn, dir.ino, name, &de);
 		if (r >= 0)
@@ -86,62 +92,87 @@ static int unit_remove_pair(struct edit *e, uint64_t entry,
 	return r < 0 ? r : n;
 }
 
-/*
- * One name below @dir that can be removed: a file, or an empty directory,
- * however deep. Returns 1 with the directory it is in, 0 if @dir is empty.
- */
-static int unit_find_leaf(struct index_txn *txn, uint64_t dir,
-			  struct inode *ret_dir, char *ret_name,
-			  struct inode *ret)
+/* A name in a directory, with both inodes. */
+struct unit_name {
+	struct inode dir;
+	char name[RECORD_NAME_MAX + 1];
+	struct inode in;
+};
+
+/* The first name in @dir, or the first that is no directory's. Returns 1, or
+ * 0 if there is none. */
+static int unit_first_name(struct index_txn *txn, uint64_t dir, bool files,
+			   struct unit_name *ret)
 {
-	struct record_key from, key;
+	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
+	struct record_key from = record_key_id(dir), key;
 	uint8_t buf[RECORD_DIRENT_SIZE];
-	struct dirent_rec de;
+	struct dirent_rec de = { .type = 0 };
 	size_t len;
-	int r;
+	int r = index_iter(txn, INDEX_DIRENT, &from, sizeof(dir), &it);
 
-	for (unsigned depth = 0;; depth++) {
-		cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-
-		from = record_key_id(dir);
-		r = index_iter(txn, INDEX_DIRENT, &from, sizeof(dir), &it);
+	do {
 		if (r >= 0)
 			r = index_next(&it, &key, buf, sizeof(buf), &len);
 		if (r <= 0)
-			return r < 0 ? r : depth > 0;
-		r = record_dirent_decode(buf, len, &de);
-		if (r >= 0)
-			r = table_inode_get(txn, dir, ret_dir);
-		if (r >= 0)
-			r = table_inode_get(txn, de.ino, ret);
-		if (r < 0)
 			return r;
-		if (key.len - sizeof(dir) > RECORD_NAME_MAX)
-			return -EBADMSG;
-		memcpy(ret_name, key.bytes + sizeof(dir),
-		       key.len - sizeof(dir));
-		ret_name[key.len - sizeof(dir)] = '\0';
-		if (!S_ISDIR(ret->mode))
-			return 1;
-		dir = de.ino;
-	}
+		r = record_dirent_decode(buf, len, &de);
+	} while (r >= 0 && files && de.type == S_IFDIR >> 12);
+	if (r >= 0)
+		r = table_inode_get(txn, dir, &ret->dir);
+	if (r >= 0)
+		r = table_inode_get(txn, de.ino, &ret->in);
+	if (r < 0)
+		return r;
+	if (key.len - sizeof(dir) > RECORD_NAME_MAX)
+		return -EBADMSG;
+	memcpy(ret->name, key.bytes + sizeof(dir), key.len - sizeof(dir));
+	ret->name[key.len - sizeof(dir)] = '\0';
+	return 1;
 }
 
-/* What is below a wheel's directory, as much as one edit can take. Returns
- * how many names went; 0 when it is empty. */
+/*
+ * One name below @dir that can be removed: a file, or an empty directory,
+ * however deep. Returns 1, or 0 if @dir is empty.
+ */
+static int unit_find_leaf(struct index_txn *txn, uint64_t dir,
+			  struct unit_name *ret)
+{
+	int r;
+
+	for (unsigned depth = 0; depth < UNIT_LEVELS_MAX; depth++) {
+		r = unit_first_name(txn, dir, false, ret);
+		if (r <= 0)
+			return r < 0 ? r : depth > 0;
+		if (!S_ISDIR(ret->in.mode))
+			return 1;
+		dir = ret->in.ino;
+	}
+	return -EBADMSG;
+}
+
+/*
+ * What is below a wheel's directory, as much as one edit can take: first the
+ * files right in it, which are all that pip looks at. Returns how many names
+ * went; 0 when it is empty.
+ */
 static int unit_remove_below(struct edit *e, uint64_t dir, bool idle_only)
 {
-	char name[RECORD_NAME_MAX + 1];
-	struct inode parent, in;
+	struct unit_name at;
+	bool files = true;
 	int r, n = 0;
 
 	while (e->n_claims < EDIT_DROPS_MAX / 2) {
-		r = unit_find_leaf(e->txn, dir, &parent, name, &in);
+		r = files ? unit_first_name(e->txn, dir, true, &at) : 0;
+		if (!r) {
+			files = false;
+			r = unit_find_leaf(e->txn, dir, &at);
+		}
 		if (r <= 0)
 			return r < 0 ? r : n;
-		r = unit_remove_name(e, &parent, name, &in, idle_only);
+		r = unit_remove_name(e, &at.dir, at.name, &at.in, idle_only);
 		if (r >= 0)
-			r = table_inode_put(e->txn, &parent);
+			r = table_inode_put(e->txn, &at.dir);
 		if (r < 0)
 			return r;
 		n++;
@@ -178,12 +209,35 @@ static int unit_remove_step(struct edit *e, uint64_t entry, bool idle_only,
 	return r < 0 && r != -ENOENT ? r : 0;
 }
 
+/* One edit of it: 1 when there is more to remove. What went is added up. */
+static int unit_remove_some(struct tree *t, uint64_t entry, bool idle_only,
+			    bool *some, uint64_t *bytes)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	bool went = false;
+	int r = edit_begin(t, QUOTA_EVICT, &e), more;
+	uint64_t freed;
+
+	if (r < 0)
+		return r;
+	more = unit_remove_step(&e, entry, idle_only, &went);
+	if (more < 0)
+		return more;
+	freed = e.freed_bytes;
+	r = edit_commit(&e);
+	if (r < 0)
+		return r;
+	*bytes += freed;
+	*some |= went;
+	return more;
+}
+
 int unit_remove(struct tree *t, uint64_t entry, bool idle_only,
 		uint64_t *ret_bytes)
 {
 	uint64_t bytes = 0;
 	bool some = false, open = false;
-	int more = 1, r;
+	int r;
 
 	/* A large unit takes several edits: don't begin if it is in use. */
 	if (idle_only) {
@@ -194,27 +248,26 @@ int unit_remove(struct tree *t, uint64_t entry, bool idle_only,
 			return -EBUSY;
 	}
 	bytes = 0;
-	while (more) {
-		cleanup_edit struct edit e = EDIT_INIT;
-
-		r = edit_begin(t, QUOTA_EVICT, &e);
-		if (r < 0)
-			return r;
-		more = unit_remove_step(&e, entry, idle_only, &some);
-		if (more < 0)
-			return more;
-		bytes += e.freed_bytes;
-		r = edit_commit(&e);
-		if (r < 0)
-			return r;
-	}
+	do
+		r = unit_remove_some(t, entry, idle_only, &some, &bytes);
+	while (r > 0);
+	/* Opened between two edits: the rest goes another time. */
+	if (r < 0 && !(r == -EBUSY && some))
+		return r;
 	*ret_bytes = bytes;
 	return some;
 }
 
+/* What unit_measure() adds up. */
+struct unit_sum {
+	uint64_t bytes;
+	bool open;
+	unsigned names;
+};
+
 /* Add up the files below @dir; depth is bounded by what layout knows. */
 static int unit_measure_dir(struct tree *t, struct index_txn *txn, uint64_t dir,
-			    unsigned depth, uint64_t *bytes, bool *open)
+			    unsigned depth, struct unit_sum *sum)
 {
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
 	struct record_key from = record_key_id(dir), key;
@@ -224,18 +277,18 @@ static int unit_measure_dir(struct tree *t, struct index_txn *txn, uint64_t dir,
 	size_t len;
 	int r = index_iter(txn, INDEX_DIRENT, &from, sizeof(dir), &it);
 
-	while (r >= 0 &&
+	while (r >= 0 && sum->names < UNIT_NAMES_MAX &&
 	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) > 0) {
 		r = record_dirent_decode(buf, len, &de);
 		if (r >= 0)
 			r = table_inode_get(txn, de.ino, &in);
 		if (r < 0)
 			return r;
-		*bytes += in.alloc;
-		*open |= node_is_open(t->nodes, de.ino);
+		sum->names++;
+		sum->bytes += in.alloc;
+		sum->open |= node_is_open(t->nodes, de.ino);
 		if (S_ISDIR(in.mode) && depth < TABLE_PATH_MAX)
-			r = unit_measure_dir(t, txn, de.ino, depth + 1, bytes,
-					     open);
+			r = unit_measure_dir(t, txn, de.ino, depth + 1, sum);
 	}
 	return r;
 }
@@ -248,8 +301,7 @@ int unit_measure(struct tree *t, uint64_t entry, uint64_t *ret_bytes,
 	struct entry_rec en;
 	struct dirent_rec de;
 	struct inode in;
-	uint64_t bytes = 0;
-	bool open = false;
+	struct unit_sum sum = { .bytes = 0 };
 	int r = index_begin(t->ix, false, &txn);
 
 	if (r < 0)
@@ -258,23 +310,23 @@ int unit_measure(struct tree *t, uint64_t entry, uint64_t *ret_bytes,
 	if (r < 0)
 		return r;
 	if (!*en.name)
-		r = unit_measure_dir(t, txn, en.dir, 0, &bytes, &open);
+		r = unit_measure_dir(t, txn, en.dir, 0, &sum);
 	for (unsigned i = 0; i < 2 && *en.name && r >= 0; i++) {
-		if (!unit_name(&en, i, name))
+		if (!unit_pair_name(&en, i, name))
 			continue;
 		r = table_dirent_get(txn, en.dir, name, &de);
 		if (r >= 0)
 			r = table_inode_get(txn, de.ino, &in);
 		if (r >= 0 && in.entry == entry) {
-			bytes += in.alloc;
-			open |= node_is_open(t->nodes, de.ino);
+			sum.bytes += in.alloc;
+			sum.open |= node_is_open(t->nodes, de.ino);
 		}
 		r = r == -ENOENT ? 0 : r;
 	}
 	if (r < 0)
 		return r;
-	*ret_bytes = bytes;
-	*ret_open = open;
+	*ret_bytes = sum.bytes;
+	*ret_open = sum.open;
 	return 0;
 }
 

@@ -20,8 +20,17 @@
  * Remove the unit @entry. Before anything goes its place is looked up once
  * more: an entry whose files no layout knows (any more) only stops being one.
  * @idle_only:  -EBUSY, and nothing changed, if one of its files is open.
+ *
+ * One transaction takes a pair, or 32 names of a built wheel: the files right
+ * in its directory (pip looks at no others) before what lies deeper. A file
+ * opened between two of them only keeps what is left: the rest stays a unit.
+ * For pip any rest is valid: each wheel stands for itself, without its
+ * origin.json it counts as one of an old pip, and an origin.json alone is
+ * written anew with the next build. Units of pip have two to a few names.
+ *
  * *@ret_bytes: disk bytes of what was removed (back after a checkpoint).
- * Returns 1 if files went, 0 if there was nothing to remove.
+ * Returns 1 if files went, 0 if there was nothing to remove; -EBADMSG for a
+ * damaged unit, such as one whose directories lead in a circle.
  */
 int unit_remove(struct tree *t, uint64_t entry, bool idle_only,
 		uint64_t *ret_bytes);

@@ -26,10 +26,12 @@ struct kit {
 	char why[256];
 	struct index *ix;
 	struct packs *packs;
+	struct holes *holes; /* a test's own, or NULL */
 	struct checkpoint *cp;
 	const struct pack_io *io;
 	struct notify before;
 	struct notify after;
+	void (*failed)(void *arg, int error, bool frozen);
 	int interval_ms;
 };
 
@@ -94,8 +96,10 @@ static inline int kit_start(struct kit *kit)
 	struct checkpoint_config cfg = { .index_dir_fd = kit->index_dir,
 					 .ix = kit->ix,
 					 .packs = kit->packs,
+					 .holes = kit->holes,
 					 .before = kit->before,
 					 .after = kit->after,
+					 .failed = kit->failed,
 					 .interval_ms = kit->interval_ms };
 
 	return checkpoint_start(&cfg, &kit->cp);

@@ -327,6 +327,51 @@ START_TEST(a_damaged_entry_does_not_hold_up_the_others)
 }
 END_TEST
 
+/* The other half of a pair, whose @table record at @key is damaged. */
+static void expect_entry_of_its_own(enum index_table table,
+				    struct record_key key, uint64_t old)
+{
+	struct index_txn *txn = kit_begin(&fx.kit);
+	uint64_t id;
+
+	ck_assert_int_eq(index_put(txn, table, &key, "short", 5, false), 0);
+	ck_assert_int_eq(index_commit(txn), 0);
+	id = entry_of(fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH ".body"));
+	ck_assert_uint_ne(id, 0);
+	ck_assert_uint_ne(id, old);
+	ck_assert_uint_eq(members(id), 1);
+	ck_assert_str_eq(record(id).name, FX_HASH);
+	fx.hurt = true;
+}
+
+START_TEST(a_damaged_partner_is_no_partner)
+{
+	uint64_t dir = fx_dirs(FX_HASH_DIRS);
+	uint64_t head = fx_file(dir, FX_HASH);
+
+	expect_entry_of_its_own(INDEX_INODE, record_key_id(head),
+				entry_of(head));
+}
+END_TEST
+
+START_TEST(a_partner_under_a_damaged_name_is_none)
+{
+	uint64_t dir = fx_dirs(FX_HASH_DIRS);
+	uint64_t head = fx_file(dir, FX_HASH);
+
+	expect_entry_of_its_own(INDEX_DIRENT, record_key_name(dir, FX_HASH),
+				entry_of(head));
+}
+END_TEST
+
+START_TEST(a_damaged_entry_is_not_joined)
+{
+	uint64_t old = entry_of(fx_file(fx_dirs(FX_HASH_DIRS), FX_HASH));
+
+	expect_entry_of_its_own(INDEX_ENTRY, record_key_id(old), old);
+}
+END_TEST
+
 /* -- Threads -------------------------------------------------------------- */
 
 #define USES 2000
@@ -411,6 +456,9 @@ int main(void)
 	tcase_add_test(
 		tc, files_exchanged_within_a_wheels_directory_stay_one_entry);
 	tcase_add_test(tc, detaching_from_what_is_gone_is_fine);
+	tcase_add_test(tc, a_damaged_partner_is_no_partner);
+	tcase_add_test(tc, a_partner_under_a_damaged_name_is_none);
+	tcase_add_test(tc, a_damaged_entry_is_not_joined);
 	add_uses(fx_case(suite, "uses"));
 	return kit_run_suite(suite);
 }

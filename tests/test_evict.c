@@ -493,27 +493,6 @@ START_TEST(http_without_room_leaves_http_within_grace)
 }
 END_TEST
 
-START_TEST(the_thread_begins_with_its_housekeeping)
-{
-	uint64_t dir = fx_dirs(FX_HASH_DIRS), body = put_http(1, 1);
-	uint64_t tmp = fx_put(dir, FX_HASH "abcd_123.tmp", 10, 1);
-	uint64_t empty = fx_dirs("http/1/2/3/4/5");
-	const struct inode old = { .mtime_ns = 0 };
-	struct inode in;
-
-	ck_assert_int_eq(tree_setattr(T, tmp, &old, TREE_SET_MTIME, &in), 0);
-	ck_assert_int_eq(tree_setattr(T, empty, &old, TREE_SET_MTIME, &in), 0);
-	ck_assert_int_eq(fx_rename(ROOT, "http-v2", ROOT, "http-v3"), 0);
-	ck_assert_int_eq(fx_rename(ROOT, "http-v3", ROOT, "http-v2"), 0);
-	start(GRACE);
-	stop();
-	ck_assert(fx_gone(tmp));
-	ck_assert(fx_gone(empty));
-	ck_assert_int_eq(fx_holds(body, BODY, 1), 0);
-	ck_assert_uint_ne(fx_inode(body).entry, 0);
-}
-END_TEST
-
 START_TEST(an_evictor_that_was_never_started_is_no_one_to_stop)
 {
 	evict_stop(NULL);
@@ -571,7 +550,6 @@ int main(void)
 	tcase_add_test(tc,
 		       a_name_under_wheels_pushes_out_http_within_grace_too);
 	tcase_add_test(tc, http_without_room_leaves_http_within_grace);
-	tcase_add_test(tc, the_thread_begins_with_its_housekeeping);
 	tcase_add_test(tc, an_evictor_that_was_never_started_is_no_one_to_stop);
 	return kit_run_suite(suite);
 }

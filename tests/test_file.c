@@ -297,8 +297,23 @@ START_TEST(a_small_file_unlinked_while_it_is_written_goes_at_its_close)
 }
 END_TEST
 
+START_TEST(no_more_verified_files_are_remembered_than_memory_is_given_for)
+{
+	uint64_t ino;
+
+	for (ino = 1; ino <= FILE_VERIFIED_MAX + 10; ino++)
+		file_set_verified(&fx.files, ino);
+	ck_assert(file_verified(&fx.files, FILE_VERIFIED_MAX + 1));
+	ck_assert_uint_le(fx.files.verified.used, FILE_VERIFIED_MAX);
+	ck_assert_uint_le(fx.files.verified.size, 2 * FILE_VERIFIED_MAX);
+}
+END_TEST
+
 static void add_damage(TCase *tc)
 {
+	tcase_add_test(
+		tc,
+		no_more_verified_files_are_remembered_than_memory_is_given_for);
 	tcase_add_test(tc, right_bytes_are_verified_once);
 	tcase_add_test(tc, a_changed_byte_is_a_miss_and_takes_the_pair_along);
 	tcase_add_test(tc, a_missing_pack_is_a_miss);

@@ -22,6 +22,7 @@ static char why[256];
 static unsigned pauses;		/* instead of sleeping */
 static struct home *ends;	/* closed at the first pause */
 static unsigned long fake_type; /* of the file system, 0: the real one */
+static unsigned fake_block;	/* the same */
 
 int nanosleep(const struct timespec *want, struct timespec *left)
 {
@@ -39,6 +40,7 @@ int fstatfs(int fd, struct statfs *buf)
 	memset(buf, 0, sizeof(*buf));
 	(void)fd;
 	buf->f_type = (__fsword_t)(fake_type ? fake_type : 0xef53);
+	buf->f_frsize = fake_block;
 	return 0;
 }
 
@@ -383,6 +385,24 @@ START_TEST(what_was_set_aside_is_given_back_with_all_its_bytes)
 }
 END_TEST
 
+START_TEST(what_a_store_takes_beside_its_packs_grows_with_the_blocks)
+{
+	const uint64_t files = 6; /* lock, format; the store, index and packs */
+	uint64_t small, large;
+
+	open_home();
+	small = home_fixed_bytes(&home, 4096);
+	ck_assert_uint_ge(small, home_disk_bytes(&home));
+	ck_assert_uint_le(small, MIB / 2);
+	fake_block = 65536;
+	large = home_fixed_bytes(&home, 32768);
+	ck_assert_uint_ge(large, files * fake_block + 2 * 2 * fake_block);
+	ck_assert_uint_le(large, MIB);
+	fake_block = 1 << 30; /* advice, not blocks */
+	ck_assert_uint_eq(home_fixed_bytes(&home, 32768), large);
+}
+END_TEST
+
 /* -- Another index -------------------------------------------------------- */
 
 START_TEST(a_new_index_takes_the_place_of_the_old)
@@ -475,6 +495,8 @@ int main(void)
 	tcase_add_test(tc, what_was_set_aside_is_given_back_with_all_its_bytes);
 	tcase_add_test(tc, a_new_index_takes_the_place_of_the_old);
 	tcase_add_test(tc, a_swap_that_fails_leaves_the_old_index);
+	tcase_add_test(
+		tc, what_a_store_takes_beside_its_packs_grows_with_the_blocks);
 
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

@@ -253,6 +253,76 @@ START_TEST(without_room_the_file_stays_without_a_sum)
 }
 END_TEST
 
+/* -- Closes that could not be committed ----------------------------------- */
+
+static atomic_bool refuse;
+
+static int refusing_ftruncate(int fd, off_t size)
+{
+	if (!refuse)
+		return ftruncate(fd, size);
+	errno = EIO;
+	return -1;
+}
+
+/* Write to the file, whose close then fails, and fails again in @in. */
+static void close_in_vain(struct ingest *in)
+{
+	struct store_file *f = fx_open_file(ino, FILE_WRITE);
+
+	fx.io.ftruncate = refusing_ftruncate;
+	ck_assert_int_eq(fx_write(f, LARGE, 2), 0);
+	refuse = true;
+	file_close(f);
+	ck_assert_uint_eq(fx.last_closed, ino);
+	ingest_add(in, ino);
+	while (ingest_pending(in))
+		usleep(1000);
+	ck_assert_uint_eq(nodes_count(fx.nodes), 1);
+	refuse = false;
+}
+
+START_TEST(a_close_that_failed_twice_is_made_up_for)
+{
+	struct ingest *in = start();
+
+	close_in_vain(in);
+	for (unsigned ms = 0; ms < 20000 && nodes_count(fx.nodes); ms++)
+		usleep(1000);
+	ck_assert_uint_eq(nodes_count(fx.nodes), 0);
+	ck_assert(!(fx_inode(ino).flags & INODE_WRITERS));
+	ck_assert_int_eq(fx_holds(ino, LARGE, 2), 0);
+	ck_assert_uint_eq(fx.reports, 1);
+	ingest_stop(in);
+}
+END_TEST
+
+START_TEST(closes_that_failed_are_tried_once_more_at_the_end)
+{
+	struct ingest *in = start();
+
+	close_in_vain(in);
+	ingest_stop(in);
+	ck_assert_uint_eq(nodes_count(fx.nodes), 0);
+	ck_assert_int_eq(fx_holds(ino, LARGE, 2), 0);
+}
+END_TEST
+
+START_TEST(a_close_that_fails_for_ever_does_not_keep_the_thread)
+{
+	struct ingest *in = start();
+
+	close_in_vain(in);
+	refuse = true;
+	ingest_stop(in);
+	ck_assert_uint_eq(nodes_count(fx.nodes), 1);
+	ck_assert_uint_eq(fx.reports, 1);
+	refuse = false;
+	ingest(ino);
+	ck_assert_uint_eq(nodes_count(fx.nodes), 0);
+}
+END_TEST
+
 static TCase *new_case(Suite *suite, const char *name)
 {
 	return kit_case(suite, name, setup, fx_teardown);
@@ -285,5 +355,11 @@ int main(void)
 	tcase_add_test(tc, a_pack_cut_short_meanwhile_is_told_of);
 	tcase_add_test(tc, a_frozen_index_is_no_news);
 	tcase_add_test(tc, without_room_the_file_stays_without_a_sum);
+
+	tc = new_case(suite, "closes");
+	tcase_add_test(tc, a_close_that_failed_twice_is_made_up_for);
+	tcase_add_test(tc, closes_that_failed_are_tried_once_more_at_the_end);
+	tcase_add_test(tc,
+		       a_close_that_fails_for_ever_does_not_keep_the_thread);
 	return kit_run_suite(suite);
 }

@@ -4,6 +4,7 @@
 #include <check.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "store/base.h"
 
@@ -158,6 +159,37 @@ START_TEST(the_door_stays_closed_to_the_end_of_the_last_claim)
 }
 END_TEST
 
+static atomic_bool claim_over;
+
+static void *end_claim(void *nd)
+{
+	usleep(50 * 1000);
+	atomic_store(&claim_over, true);
+	(void)node_claim_end(nd);
+	return NULL;
+}
+
+START_TEST(who_wants_it_settled_waits_for_the_end_of_a_claim)
+{
+	struct node *nd = claim(5, false);
+	pthread_t thread;
+
+	ck_assert_int_eq(pthread_create(&thread, NULL, end_claim, nd), 0);
+	ck_assert_int_eq(node_get_settled(ns, 5, &nd), 0);
+	ck_assert(atomic_load(&claim_over));
+	pthread_join(thread, NULL);
+	ck_assert(node_put(nd));
+
+	/* Open already: there is nothing to wait for. */
+	nd = get(6);
+	ck_assert_ptr_eq(claim(6, true), nd);
+	ck_assert_int_eq(node_get_settled(ns, 6, &nd), 0);
+	ck_assert(!node_put(nd));
+	ck_assert(!node_put(nd));
+	ck_assert(node_claim_end(nd));
+}
+END_TEST
+
 START_TEST(nodes_that_are_left_are_freed_with_what_they_hold)
 {
 	struct nodes *other;
@@ -263,6 +295,7 @@ int main(void)
 	tcase_add_test(tc, the_last_of_put_and_claim_end_is_told);
 	tcase_add_test(tc, what_was_closed_during_a_claim_can_be_opened_again);
 	tcase_add_test(tc, the_door_stays_closed_to_the_end_of_the_last_claim);
+	tcase_add_test(tc, who_wants_it_settled_waits_for_the_end_of_a_claim);
 	tcase_add_test(tc, nodes_that_are_left_are_freed_with_what_they_hold);
 	tcase_add_test(tc,
 		       opening_and_removing_exclude_each_other_in_many_threads);

@@ -264,6 +264,42 @@ START_TEST(first_error_of_a_sync_is_returned)
 }
 END_TEST
 
+START_TEST(batch_is_synced_again_after_a_shortage)
+{
+	struct packs_batch *batch;
+
+	pack_put(created(1, "a"));
+	pack_put(created(2, "b"));
+	batch = packs_pin(ps);
+	for (unsigned nth = 1; nth <= 4; nth++) {
+		fail_next(OPENAT, nth, ENFILE);
+		ck_assert_int_eq(packs_sync(ps, batch), -ENFILE);
+	}
+	pack_put(created(3, "after the pin"));
+	memset(calls, 0, sizeof(calls));
+	ck_assert_int_eq(packs_sync(ps, batch), 0);
+	ck_assert_uint_eq(calls[SYNC], 3);
+	packs_release(ps, batch, true);
+	checkpoint();
+	ck_assert_uint_eq(calls[SYNC], 5);
+}
+END_TEST
+
+/* Bytes may be lost, so that it must not look like a shortage. */
+START_TEST(sync_without_memory_is_an_io_error)
+{
+	struct packs_batch *batch;
+
+	for (unsigned nth = 1; nth <= 2; nth++) {
+		pack_put(created(nth, "a"));
+		batch = packs_pin(ps);
+		fail_next(SYNC, nth, ENOMEM);
+		ck_assert_int_eq(packs_sync(ps, batch), -EIO);
+		packs_release(ps, batch, false);
+	}
+}
+END_TEST
+
 START_TEST(pack_that_somebody_removed_holds_up_nothing)
 {
 	pack_put(created(1, "a"));
@@ -473,6 +509,8 @@ int main(void)
 	tcase_add_test(tc, change_after_the_pin_belongs_to_the_next);
 	tcase_add_test(tc, doomed_packs_are_not_synced);
 	tcase_add_test(tc, first_error_of_a_sync_is_returned);
+	tcase_add_test(tc, batch_is_synced_again_after_a_shortage);
+	tcase_add_test(tc, sync_without_memory_is_an_io_error);
 	tcase_add_test(tc, pack_that_somebody_removed_holds_up_nothing);
 	tcase_add_test(tc, dirty_bytes_call_for_a_checkpoint_once);
 	tc = pack_case(suite, "faults anywhere");

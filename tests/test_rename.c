@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/rename.h"
 
+#include "store/linger.h"
+
 #include "fixture.h"
 
 #define ROOT RECORD_ROOT_INO
@@ -111,6 +113,168 @@ START_TEST(two_names_of_one_file_stay_two)
 }
 END_TEST
 
+/* -- Lingering ------------------------------------------------------------ */
+
+#define LINGER_TEST_MS 100
+
+static void linger_setup(void)
+{
+	fx_setup();
+	ck_assert_int_eq(linger_new(LINGER_TEST_MS, &fx.tree.linger), 0);
+}
+
+static void linger_teardown(void)
+{
+	linger_end(T, true);
+	ck_assert_uint_eq(linger_count(T), 0);
+	linger_free(steal_ptr(fx.tree.linger));
+	fx_teardown();
+}
+
+/* Replace "f"; returns the inode that was there. */
+static uint64_t replace(size_t len, unsigned seed)
+{
+	uint64_t old = fx_find(ROOT, "f");
+
+	fx_put(ROOT, "new", len, seed);
+	ck_assert_int_eq(fx_rename(ROOT, "new", ROOT, "f"), 0);
+	return old;
+}
+
+START_TEST(a_replaced_file_can_be_opened_a_moment_longer)
+{
+	uint64_t small = fx_put(ROOT, "f", 10, 1), large;
+
+	ck_assert_uint_eq(replace(9000, 2), small);
+	large = replace(10, 3);
+	ck_assert_int_eq(linger_wait_ms(T, 10), 10);
+	ck_assert_int_le(linger_wait_ms(T, 10000), LINGER_TEST_MS);
+	linger_end(T, false);
+	ck_assert_uint_eq(linger_count(T), 2);
+	ck_assert_int_eq(fx_holds(small, 10, 1), 0);
+	ck_assert_int_eq(fx_holds(large, 9000, 2), 0);
+	ck_assert_uint_eq(fx_inode(large).nlink, 0);
+
+	usleep((LINGER_TEST_MS + 50) * 1000);
+	ck_assert_int_eq(linger_wait_ms(T, 10000), 0);
+	linger_end(T, false);
+	ck_assert_uint_eq(linger_count(T), 0);
+	ck_assert_int_eq(linger_wait_ms(T, 10000), 10000);
+	ck_assert(fx_gone(small));
+	ck_assert(fx_gone(large));
+	ck_assert_int_eq(fx_try_open(large, 0), -ESTALE);
+}
+END_TEST
+
+START_TEST(a_lingering_file_that_is_open_goes_with_its_close)
+{
+	uint64_t old = fx_put(ROOT, "f", 9000, 1);
+	struct store_file *f;
+
+	replace(10, 2);
+	f = fx_open_file(old, 0);
+	linger_end(T, true);
+	fx_check_bytes(f, 9000, 1);
+	file_close(f);
+	ck_assert(fx_gone(old));
+}
+END_TEST
+
+START_TEST(the_bytes_of_what_lingered_come_back)
+{
+	uint64_t charged;
+
+	fx_put(ROOT, "f", 1000, 1);
+	charged = fx_charged();
+	for (unsigned i = 0; i < 5; i++)
+		replace(MIB, i);
+	ck_assert_uint_ge(fx_charged(), charged + 5 * MIB);
+	linger_end(T, true);
+	ck_assert_uint_lt(fx_charged(), charged + 2 * MIB);
+}
+END_TEST
+
+START_TEST(more_than_can_linger_push_out_the_oldest)
+{
+	uint64_t first = fx_put(ROOT, "f", 10, 1), last = 0;
+	struct store_file *f;
+
+	replace(10, 2);
+	f = fx_open_file(first, 0);
+	for (unsigned i = 0; i < LINGER_MAX + 10; i++)
+		last = replace(10, i);
+	ck_assert_uint_le(linger_count(T), LINGER_MAX);
+	ck_assert_uint_gt(linger_count(T), LINGER_MAX / 2);
+	ck_assert_uint_eq(fx_count(INDEX_ORPHAN), linger_count(T) + 1);
+	ck_assert(!fx_gone(last));
+	fx_check_bytes(f, 10, 1);
+	file_close(f);
+	ck_assert(fx_gone(first));
+}
+END_TEST
+
+START_TEST(only_a_file_that_lost_its_last_name_lingers)
+{
+	uint64_t ino = fx_put(ROOT, "f", 10, 1), dir = fx_dir(ROOT, "d");
+	struct inode in;
+
+	fx_dir(ROOT, "e");
+	ck_assert_int_eq(fx_rename(ROOT, "e", ROOT, "d"), 0);
+	ck_assert(fx_gone(dir));
+	ck_assert_int_eq(tree_link(T, ino, ROOT, "g", &in), 0);
+	replace(10, 2);
+	ck_assert_uint_eq(linger_count(T), 0);
+	ck_assert_int_eq(fx_unlink(ROOT, "g"), 0);
+	ck_assert(fx_gone(ino));
+}
+END_TEST
+
+START_TEST(a_rename_that_fails_leaves_nothing_behind)
+{
+	uint64_t ino = fx_put(ROOT, "f", 10, 1);
+
+	fx_put(ROOT, "new", 10, 2);
+	index_freeze(fx.kit.ix);
+	ck_assert_int_eq(fx_rename(ROOT, "new", ROOT, "f"), -EROFS);
+	ck_assert_uint_eq(linger_count(T), 0);
+	ck_assert_uint_eq(nodes_count(fx.nodes), 0);
+	ck_assert_int_eq(fx_holds(ino, 10, 1), 0);
+}
+END_TEST
+
+static void die_lingering(void)
+{
+	ck_assert_int_eq(linger_new(LINGER_TEST_MS, &fx.tree.linger), 0);
+	fx_put(ROOT, "f", 9000, 1);
+	replace(10, 2);
+	ck_assert_uint_eq(fx_count(INDEX_ORPHAN), 1);
+	fx_checkpoint();
+}
+
+START_TEST(what_lingered_in_a_crash_is_swept)
+{
+	linger_free(steal_ptr(fx.tree.linger));
+	fx_run_killed(die_lingering);
+	ck_assert_uint_eq(fx_count(INDEX_ORPHAN), 1);
+	ck_assert_int_eq(sweep_inodes(T, true, fx_closed, NULL, &fx.swept), 0);
+	ck_assert_uint_eq(fx.swept.orphans, 1);
+	ck_assert_uint_eq(fx_count(INDEX_ORPHAN), 0);
+}
+END_TEST
+
+static void add_lingering(Suite *suite)
+{
+	TCase *tc = kit_case(suite, "lingering", linger_setup, linger_teardown);
+
+	tcase_add_test(tc, a_replaced_file_can_be_opened_a_moment_longer);
+	tcase_add_test(tc, a_lingering_file_that_is_open_goes_with_its_close);
+	tcase_add_test(tc, the_bytes_of_what_lingered_come_back);
+	tcase_add_test(tc, more_than_can_linger_push_out_the_oldest);
+	tcase_add_test(tc, only_a_file_that_lost_its_last_name_lingers);
+	tcase_add_test(tc, a_rename_that_fails_leaves_nothing_behind);
+	tcase_add_test(tc, what_lingered_in_a_crash_is_swept);
+}
+
 /* -- Directories ---------------------------------------------------------- */
 
 START_TEST(a_directory_moves_with_all_below)
@@ -160,6 +324,22 @@ START_TEST(a_directory_cannot_move_into_itself)
 	ck_assert_int_eq(exchange(b, "c", ROOT, "a"), -EINVAL);
 	ck_assert_int_eq(fx_rename(b, "c", a, "c"), 0);
 	ck_assert_uint_eq(fx_inode(c).parent, a);
+}
+END_TEST
+
+START_TEST(directories_that_a_damaged_index_has_in_a_circle_end_the_rename)
+{
+	uint64_t a = fx_dir(ROOT, "a"), b = fx_dir(ROOT, "b");
+	struct inode in = fx_inode(a);
+
+	fx_dir(ROOT, "c");
+	in.parent = b;
+	fx_put_inode(&in);
+	in = fx_inode(b);
+	in.parent = a;
+	fx_put_inode(&in);
+	ck_assert_int_eq(fx_rename(ROOT, "c", a, "x"), -ELOOP);
+	fx.hurt = true;
 }
 END_TEST
 
@@ -324,6 +504,9 @@ int main(void)
 	tcase_add_test(tc, a_directory_takes_the_place_of_an_empty_one_only);
 	tcase_add_test(tc, files_and_directories_do_not_replace_each_other);
 	tcase_add_test(tc, a_directory_cannot_move_into_itself);
+	tcase_add_test(
+		tc,
+		directories_that_a_damaged_index_has_in_a_circle_end_the_rename);
 
 	tc = fx_case(suite, "flags");
 	tcase_add_test(tc, noreplace_leaves_what_is_there);
@@ -331,6 +514,7 @@ int main(void)
 	tcase_add_test(tc, the_halves_of_a_pair_can_be_exchanged);
 	tcase_add_test(tc, renames_that_cannot_be_are_refused);
 	tcase_add_test(tc, without_room_names_stay_where_they_are);
+	add_lingering(suite);
 	add_moves(fx_case(suite, "moves"));
 	return kit_run_suite(suite);
 }

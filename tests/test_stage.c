@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/stage.h"
 
+#include <fcntl.h>
+
 #include "fixture.h"
 
 #define ROOT RECORD_ROOT_INO
@@ -179,6 +181,84 @@ START_TEST(without_room_for_a_copy_a_file_stays_as_it_is)
 }
 END_TEST
 
+/* Whatever there is room for: some of the steps, or none. */
+START_TEST(a_truncation_that_fails_leaves_the_bytes)
+{
+	uint64_t ino = fx_put(ROOT, "f", LARGE, 1);
+	uint64_t left, refused = 0;
+
+	for (left = MIB; left < 3 * MIB; left += 16 * KIB) {
+		fx_checkpoint();
+		fx_fill_room(left);
+		if (file_truncate(&fx.files, ino, 0) >= 0)
+			break;
+		refused++;
+		ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
+		fx_empty_room();
+	}
+	fx_empty_room();
+	ck_assert_uint_gt(refused, 0);
+	ck_assert_uint_lt(left, 3 * MIB);
+	ck_assert_int_eq(fx_holds(ino, 0, 1), 0);
+}
+END_TEST
+
+static int failing_ftruncate(int fd, off_t size)
+{
+	(void)fd;
+	(void)size;
+	errno = EIO;
+	return -1;
+}
+
+START_TEST(an_opening_truncation_that_the_disk_refuses_leaves_the_bytes)
+{
+	uint64_t ino = fx_put(ROOT, "f", LARGE, 1);
+
+	/* In place: the disk is asked, and says no. */
+	fx.io.ftruncate = failing_ftruncate;
+	ck_assert_int_eq(fx_try_open(ino, FILE_WRITE | FILE_TRUNCATE), -EIO);
+	fx.io.ftruncate = ftruncate;
+	ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
+	ck_assert_uint_eq(fx_inode(ino).size, LARGE);
+}
+END_TEST
+
+START_TEST(a_file_that_got_an_empty_pack_is_empty_whatever_the_disk_says)
+{
+	uint64_t ino = fx_put(ROOT, "f", LARGE, 1);
+	struct store_file *f;
+
+	fx_checkpoint();
+	fx.io.ftruncate = failing_ftruncate;
+	f = fx_open_file(ino, FILE_WRITE | FILE_TRUNCATE);
+	fx.io.ftruncate = ftruncate;
+	fx_check_bytes(f, 0, 1);
+	file_close(f);
+	ck_assert_int_eq(fx_holds(ino, 0, 1), 0);
+}
+END_TEST
+
+/* Blocks that the file system took after the close, for extents or written
+ * back late, are charged as soon as the file is live again. */
+START_TEST(what_a_pack_took_since_its_close_is_charged)
+{
+	uint64_t ino = fx_put(ROOT, "f", LARGE, 1);
+	struct scratch pack = fx_pack_path(ino);
+	uint64_t charged = fx_charged();
+	struct store_file *f;
+	cleanup_close int fd = open(pack.path, O_RDWR | O_CLOEXEC);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(fallocate(fd, FALLOC_FL_KEEP_SIZE, MIB, 2 * MIB), 0);
+	f = fx_open_file(ino, FILE_WRITE);
+	ck_assert_int_eq(fx_write(f, 10, 2), 0);
+	ck_assert_uint_ge(fx_charged(), charged + 2 * MIB);
+	file_close(f);
+	ck_assert_uint_lt(fx_charged(), charged + MIB);
+}
+END_TEST
+
 /* -- A close that fails --------------------------------------------------- */
 
 START_TEST(a_close_that_cannot_be_committed_is_told_and_made_up_for)
@@ -202,14 +282,6 @@ START_TEST(a_close_that_cannot_be_committed_is_told_and_made_up_for)
 	ck_assert_uint_eq(fx_inode(ino).size, LARGE);
 }
 END_TEST
-
-static int failing_ftruncate(int fd, off_t size)
-{
-	(void)fd;
-	(void)size;
-	errno = EIO;
-	return -1;
-}
 
 START_TEST(a_close_that_the_disk_refuses_is_made_up_for)
 {
@@ -273,6 +345,14 @@ static void add_staging(TCase *tc)
 	tcase_add_test(tc, a_truncating_open_copies_nothing);
 	tcase_add_test(tc, a_reader_of_the_old_bytes_sees_the_new);
 	tcase_add_test(tc, without_room_for_a_copy_a_file_stays_as_it_is);
+	tcase_add_test(tc, a_truncation_that_fails_leaves_the_bytes);
+	tcase_add_test(
+		tc,
+		an_opening_truncation_that_the_disk_refuses_leaves_the_bytes);
+	tcase_add_test(
+		tc,
+		a_file_that_got_an_empty_pack_is_empty_whatever_the_disk_says);
+	tcase_add_test(tc, what_a_pack_took_since_its_close_is_charged);
 }
 
 int main(void)

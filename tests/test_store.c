@@ -533,6 +533,10 @@ START_TEST(prune_takes_the_oldest_first_and_dry_run_nothing)
 		ck_assert_int_eq(put(pip_dir(hash), hash, 100000, i), 0);
 	}
 	settle();
+	how.older_than_sec = 18446744073; /* nearly 2^64 ns */
+	ck_assert_int_eq(store_prune(st, &how, &res), 0);
+	ck_assert_uint_eq(res.units, 0);
+	how.older_than_sec = -1;
 	ck_assert_int_eq(store_prune(st, &how, &res), 0);
 	ck_assert_uint_eq(res.units, 10);
 	ck_assert_uint_eq(status().entries, 10);

@@ -52,9 +52,13 @@ static void set_mtime(uint64_t ino, int64_t mtime_ns)
 
 static uint64_t reap(void)
 {
-	uint64_t n = 4711;
+	struct tidy_pos pos = { 0 };
+	uint64_t n = 0;
+	int r;
 
-	ck_assert_int_eq(tidy_tmp(T, -3600 * NSEC_PER_SEC, &n), 0);
+	while ((r = tidy_tmp(T, &pos, -3600 * NSEC_PER_SEC, &n)) > 0)
+		;
+	ck_assert_int_eq(r, 0);
 	return n;
 }
 
@@ -101,17 +105,41 @@ START_TEST(only_old_idle_temporary_files_of_pip_are_reaped)
 }
 END_TEST
 
-START_TEST(many_temporary_files_go_in_one_reaping)
+static void put_many_old(unsigned n)
 {
 	char name[80];
 
 	dir = fx_dirs(FX_HASH_DIRS);
-	for (unsigned i = 0; i < 300; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		(void)snprintf(name, sizeof(name), FX_HASH "%08u.tmp", i);
 		put_old(dir, name);
 	}
+}
+
+START_TEST(many_temporary_files_go_in_one_reaping)
+{
+	put_many_old(300);
 	ck_assert_uint_eq(reap(), 300);
 	ck_assert_uint_eq(reap(), 0);
+}
+END_TEST
+
+START_TEST(a_slice_looks_at_a_batch_and_goes_on_where_the_last_was)
+{
+	struct tidy_pos pos = { 0 };
+	uint64_t n = 0, before;
+	unsigned slices = 1;
+
+	put_many_old(300);
+	ck_assert_int_eq(tidy_tmp(T, &pos, 0, &n), 1);
+	ck_assert_uint_gt(n, 0);
+	ck_assert_uint_le(n, TIDY_BATCH);
+	for (before = n; tidy_tmp(T, &pos, 0, &n) > 0; before = n) {
+		ck_assert_uint_le(n - before, TIDY_BATCH);
+		slices++;
+	}
+	ck_assert_uint_eq(n, 300);
+	ck_assert_uint_le(slices, 300 / TIDY_BATCH + 1);
 }
 END_TEST
 
@@ -119,7 +147,12 @@ END_TEST
 
 static void prune(int64_t before_ns)
 {
-	ck_assert_int_eq(tidy_empty(T, before_ns), 0);
+	struct tidy_pos pos = { 0 };
+	int r;
+
+	while ((r = tidy_empty(T, &pos, before_ns)) > 0)
+		;
+	ck_assert_int_eq(r, 0);
 }
 
 START_TEST(empty_fan_out_directories_go_from_the_bottom_up)
@@ -165,9 +198,19 @@ END_TEST
 
 /* -- Moved directories ---------------------------------------------------- */
 
+static int try_rescan(void)
+{
+	struct tidy_pos pos = { 0 };
+	int r;
+
+	while ((r = tidy_rescan(T, &pos)) > 0)
+		;
+	return r;
+}
+
 static void rescan(void)
 {
-	ck_assert_int_eq(tidy_rescan(T), 0);
+	ck_assert_int_eq(try_rescan(), 0);
 }
 
 START_TEST(a_cache_that_is_moved_out_of_its_layout_is_evicted_no_more)
@@ -250,6 +293,58 @@ START_TEST(a_rescan_looks_at_more_than_one_batch)
 }
 END_TEST
 
+/* A cache of more than two slices, moved out of its layout. */
+static uint64_t put_many_moved(void)
+{
+	char name[] = FX_HASH;
+	uint64_t last = 0;
+
+	dir = fx_dirs(FX_HASH_DIRS);
+	for (unsigned i = 0; i < 2 * TIDY_BATCH; i++) {
+		(void)snprintf(name + 50, 7, "%06x", i);
+		last = fx_file(dir, name);
+	}
+	ck_assert_int_eq(fx_rename(ROOT, "http-v2", ROOT, "backup"), 0);
+	return last;
+}
+
+START_TEST(a_rescan_that_a_remount_cut_off_is_begun_anew)
+{
+	struct tidy_pos pos = { 0 };
+	uint64_t last = put_many_moved();
+
+	ck_assert_int_eq(tidy_rescan(T, &pos), 1);
+	ck_assert_uint_ne(entry_of(last), 0);
+	fx_reopen();
+	rescan();
+	ck_assert_uint_eq(entry_of(last), 0);
+}
+END_TEST
+
+START_TEST(a_move_while_a_rescan_is_under_way_makes_another)
+{
+	struct tidy_pos pos = { 0 };
+	uint64_t first, last = put_many_moved();
+
+	first = fx_find(dir,
+			"0a1b2c3d4e5f60718293a4b5c6d7e8f90123456789abcdef01"
+			"000000");
+	ck_assert_int_eq(tidy_rescan(T, &pos), 1);
+	ck_assert_uint_eq(entry_of(first), 0);
+	ck_assert_int_eq(fx_rename(ROOT, "backup", ROOT, "http-v2"), 0);
+	while (tidy_rescan(T, &pos) > 0)
+		;
+	ck_assert_uint_eq(entry_of(first), 0);
+	rescan();
+	ck_assert_uint_ne(entry_of(first), 0);
+	ck_assert_uint_ne(entry_of(last), 0);
+	/* None is wanted any more. */
+	pos = (struct tidy_pos){ 0 };
+	ck_assert_int_eq(tidy_rescan(T, &pos), 0);
+	ck_assert_uint_eq(pos.at.len, 0);
+}
+END_TEST
+
 START_TEST(a_rescan_that_failed_is_done_again)
 {
 	uint64_t body;
@@ -258,10 +353,53 @@ START_TEST(a_rescan_that_failed_is_done_again)
 	body = fx_find(dir, FX_HASH ".body");
 	ck_assert_int_eq(fx_rename(ROOT, "http-v2", ROOT, "backup"), 0);
 	fx_fill_room(1000);
-	ck_assert_int_eq(tidy_rescan(T), -ENOSPC);
+	ck_assert_int_eq(try_rescan(), -ENOSPC);
 	fx_empty_room();
 	rescan();
 	ck_assert_uint_eq(entry_of(body), 0);
+}
+END_TEST
+
+/* -- Orphans -------------------------------------------------------------- */
+
+/* As a last close leaves it whose transaction failed. */
+static uint64_t put_orphan(const char *name)
+{
+	uint64_t ino = fx_put(ROOT, name, LARGE, 1);
+	struct store_file *f = fx_open_file(ino, 0);
+
+	ck_assert_int_eq(fx_unlink(ROOT, name), 0);
+	node_put(f->nd);
+	free(f);
+	return ino;
+}
+
+START_TEST(orphans_go_unless_they_are_open)
+{
+	uint64_t a = put_orphan("a"), open = fx_put(ROOT, "b", 10, 1);
+	struct store_file *f = fx_open_file(open, 0);
+	uint64_t c;
+
+	ck_assert_int_eq(fx_unlink(ROOT, "b"), 0);
+	c = put_orphan("c");
+	ck_assert_int_eq(tidy_orphans(T), 0);
+	ck_assert(fx_gone(a) && fx_gone(c));
+	fx_check_bytes(f, 10, 1);
+	file_close(f);
+	ck_assert(fx_gone(open));
+}
+END_TEST
+
+START_TEST(orphans_that_cannot_go_now_go_later)
+{
+	uint64_t a = put_orphan("a");
+
+	fx_fill_room(1000);
+	ck_assert_int_eq(tidy_orphans(T), -ENOSPC);
+	ck_assert(!fx_gone(a));
+	fx_empty_room();
+	ck_assert_int_eq(tidy_orphans(T), 0);
+	ck_assert(fx_gone(a));
 }
 END_TEST
 
@@ -325,6 +463,8 @@ static void add_moves(TCase *tc)
 	tcase_add_test(tc, a_project_that_is_renamed_keeps_its_entries);
 	tcase_add_test(tc, an_entry_evicted_before_the_rescan_is_no_loss);
 	tcase_add_test(tc, a_rescan_looks_at_more_than_one_batch);
+	tcase_add_test(tc, a_rescan_that_a_remount_cut_off_is_begun_anew);
+	tcase_add_test(tc, a_move_while_a_rescan_is_under_way_makes_another);
 	tcase_add_test(tc, a_rescan_that_failed_is_done_again);
 	tcase_add_test(tc, a_rescan_goes_on_behind_a_damaged_inode);
 	tcase_add_test(tc, reaping_goes_on_behind_damaged_names);
@@ -338,9 +478,15 @@ int main(void)
 	tc = fx_case(suite, "housekeeping");
 	tcase_add_test(tc, only_old_idle_temporary_files_of_pip_are_reaped);
 	tcase_add_test(tc, many_temporary_files_go_in_one_reaping);
+	tcase_add_test(tc,
+		       a_slice_looks_at_a_batch_and_goes_on_where_the_last_was);
 	tcase_add_test(tc, empty_fan_out_directories_go_from_the_bottom_up);
 	tcase_add_test(tc, directories_that_just_became_empty_or_are_open_stay);
 	tcase_add_test(tc, directories_under_wheels_stay);
 	add_moves(fx_case(suite, "moves"));
+
+	tc = fx_case(suite, "orphans");
+	tcase_add_test(tc, orphans_go_unless_they_are_open);
+	tcase_add_test(tc, orphans_that_cannot_go_now_go_later);
 	return kit_run_suite(suite);
 }

@@ -214,6 +214,39 @@ START_TEST(a_file_with_two_names_is_evicted_with_nothing)
 }
 END_TEST
 
+START_TEST(a_file_that_has_one_name_again_is_evicted_with_its_unit)
+{
+	uint64_t dir = fx_dirs(FX_HASH_DIRS);
+	uint64_t head = fx_file(dir, FX_HASH), body;
+	struct inode in;
+
+	body = fx_put(ROOT, "tmp", 5000, 1);
+	ck_assert_int_eq(tree_link(T, body, dir, FX_HASH ".body", &in), 0);
+	ck_assert_uint_eq(fx_inode(body).entry, 0);
+	ck_assert_int_eq(fx_unlink(ROOT, "tmp"), 0);
+	ck_assert_uint_ne(fx_inode(body).entry, 0);
+	ck_assert_uint_eq(fx_inode(body).entry, fx_inode(head).entry);
+	ck_assert(fx_inode(body).flags & INODE_BODY);
+}
+END_TEST
+
+START_TEST(a_name_older_than_the_last_is_left_without_entry)
+{
+	uint64_t ino = fx_put(ROOT, "a", 5000, 1);
+
+	ck_assert_int_eq(try_link(ino, "selfcheck.json"), 0);
+	fx_file(ROOT, "b");
+	ck_assert_int_eq(fx_rename(ROOT, "b", ROOT, "a"), 0);
+	ck_assert_uint_ne(fx_inode(ino).entry, 0);
+
+	ck_assert_int_eq(try_link(ino, "c"), 0);
+	ck_assert_int_eq(fx_unlink(ROOT, "c"), 0);
+	ck_assert_uint_eq(fx_inode(ino).nlink, 1);
+	ck_assert_uint_eq(fx_inode(ino).entry, 0);
+	ck_assert_int_eq(fx_holds(ino, 5000, 1), 0);
+}
+END_TEST
+
 START_TEST(links_that_cannot_be_are_refused)
 {
 	uint64_t ino = fx_file(ROOT, "f");
@@ -418,6 +451,9 @@ int main(void)
 	tc = new_case(suite, "links");
 	tcase_add_test(tc, a_second_name_leads_to_the_same_file);
 	tcase_add_test(tc, a_file_with_two_names_is_evicted_with_nothing);
+	tcase_add_test(tc,
+		       a_file_that_has_one_name_again_is_evicted_with_its_unit);
+	tcase_add_test(tc, a_name_older_than_the_last_is_left_without_entry);
 	tcase_add_test(tc, links_that_cannot_be_are_refused);
 
 	tc = new_case(suite, "removal");

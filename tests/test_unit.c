@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/unit.h"
 
+#include "clocktap.h"
 #include "fixture.h"
 
 #define ROOT RECORD_ROOT_INO
@@ -199,6 +200,84 @@ START_TEST(a_wheel_with_a_file_open_far_below_stays_whole)
 }
 END_TEST
 
+static struct store_file *opened;
+static unsigned edits; /* begun so far */
+
+/* In the second edit: a file far below. */
+static void open_in_the_second_edit(void)
+{
+	uint64_t deep;
+
+	if (++edits != 2)
+		return;
+	clocktap_hook = NULL;
+	deep = fx_find(dir, "0build");
+	opened = fx_open_file(fx_find(deep, "m39.py"), FILE_QUIET);
+}
+
+/* A wheel, and more than one edit takes in a directory beside it. */
+static uint64_t put_wheel_and_build(void)
+{
+	uint64_t deep = fx_dirs(FX_WHEEL_DIRS "/0build");
+	char name[16];
+
+	for (unsigned i = 0; i < 3 * EDIT_DROPS_MAX; i++) {
+		(void)snprintf(name, sizeof(name), "m%u.py", i);
+		fx_put(deep, name, 10, i);
+	}
+	return put_wheel(0);
+}
+
+START_TEST(of_a_wheel_opened_meanwhile_nothing_is_left_that_pip_would_find)
+{
+	uint64_t entry = put_wheel_and_build(), bytes = 0;
+
+	clocktap_hook = open_in_the_second_edit;
+	ck_assert_int_eq(unit_remove(T, entry, true, &bytes), 1);
+	ck_assert_ptr_nonnull(opened);
+	ck_assert_uint_ge(bytes, LARGE);
+	ck_assert_uint_eq(fx_find(dir, "a-1-py3-none-any.whl"), 0);
+	ck_assert_uint_eq(fx_find(dir, "origin.json"), 0);
+	fx_check_bytes(opened, 10, 39);
+	/* The rest is a unit still. */
+	ck_assert_int_eq(remove_unit(entry, true), -EBUSY);
+	file_close(opened);
+	ck_assert_int_eq(remove_unit(entry, true), 1);
+	ck_assert_uint_eq(fx_count(INDEX_ENTRY), 0);
+}
+END_TEST
+
+/* A name in @parent that leads to the directory @ino, as no tree_ call gives
+ * one. */
+static void put_crafted(uint64_t parent, const char *name, uint64_t ino)
+{
+	struct index_txn *txn = kit_begin(&fx.kit);
+	const struct dirent_rec de = { .ino = ino,
+				       .cookie = (uint64_t)name[0] << 32,
+				       .type = S_IFDIR >> 12 };
+
+	ck_assert_int_eq(table_dirent_put(txn, parent, name, &de), 0);
+	ck_assert_int_eq(index_commit(txn), 0);
+	fx.hurt = true;
+}
+
+START_TEST(a_directory_that_leads_to_itself_ends_nothing)
+{
+	uint64_t entry = put_wheel(1), bytes;
+	uint64_t deep = fx_dirs(FX_WHEEL_DIRS "/tmpabcdefgh");
+	bool open;
+
+	put_crafted(deep, "a", deep);
+	ck_assert_int_eq(remove_unit(entry, true), -EBADMSG);
+	ck_assert_uint_ne(fx_find(dir, "origin.json"), 0);
+	put_crafted(deep, "b", deep);
+	put_crafted(deep, "c", deep);
+	put_crafted(deep, "d", dir);
+	ck_assert_int_eq(unit_measure(T, entry, &bytes, &open), 0);
+	ck_assert_int_eq(remove_unit(entry, true), -EBADMSG);
+}
+END_TEST
+
 START_TEST(a_wheel_is_measured_with_all_below)
 {
 	uint64_t entry = put_wheel(3), bytes = 0, more = 0;
@@ -282,6 +361,10 @@ int main(void)
 
 	tcase_add_test(tc, a_wheel_goes_with_all_that_is_below_its_directory);
 	tcase_add_test(tc, a_wheel_with_a_file_open_far_below_stays_whole);
+	tcase_add_test(
+		tc,
+		of_a_wheel_opened_meanwhile_nothing_is_left_that_pip_would_find);
+	tcase_add_test(tc, a_directory_that_leads_to_itself_ends_nothing);
 	tcase_add_test(tc, a_wheel_is_measured_with_all_below);
 	add_pairs(fx_case(suite, "pairs"));
 

@@ -530,6 +530,27 @@ def test_doctor(mount, tmp_path):
     assert "/dev/fuse" in store.do("doctor")
 
 
+def everything_in(path):
+    return {p: (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"")
+            for p in sorted(path.rglob("*"))}
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+def test_doctor_changes_nothing(mount, killed):
+    store = mount()
+    pipshape.store(store.mnt, 1, 100_000)
+    store.sync()
+    if killed:
+        store.kill9()
+    else:
+        store.umount()
+    before = everything_in(store.path)
+    text = store.do("doctor", store.path)
+    assert f"{store.path} can be read" in text
+    assert ("was not closed" in text) == killed
+    assert everything_in(store.path) == before
+
+
 def test_a_long_path_to_the_store(mount, tmp_path):
     """Longer than the address of a socket may be."""
     path = tmp_path / ("long" * 30) / "store"

@@ -433,6 +433,36 @@ def test_sqlite_with_three_writers(root, journal):
     db.close()
 
 
+def test_a_name_that_is_replaced_all_the_time_is_always_there(root):
+    """Openers meet inodes that were just replaced, never an error."""
+    path = root / "f"
+    put(path, b"x" * 1000)
+    end = time.monotonic() + 3
+
+    def replace(who):
+        while time.monotonic() < end:
+            os.rename(put(root / f"new{who}", b"x" * 1000), path)
+
+    def use():
+        uses = 0
+        while time.monotonic() < end:
+            with opened(path, os.O_RDONLY) as fd:
+                assert os.read(fd, 2000) == b"x" * 1000
+            with opened(path, os.O_RDWR | os.O_CREAT):
+                pass
+            assert os.stat(path).st_size == 1000
+            path.chmod(0o644)
+            uses += 1
+        assert uses > 500
+    children = []
+    for work in (lambda: replace(0), lambda: replace(1), use, use):
+        child = os.fork()
+        if child == 0:
+            os._exit(in_child(work) != 0)
+        children.append(child)
+    assert [os.waitpid(c, 0)[1] for c in children] == [0, 0, 0, 0]
+
+
 def test_tar_and_cp_bring_back_what_they_took(root, tmp_path):
     src = tmp_path / "src"
     (src / "sub").mkdir(parents=True)
