@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What contrib/bench/dedup is made of."""
