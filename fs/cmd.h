@@ -22,6 +22,9 @@ int cmd_status(int argc, char **argv);
 int cmd_limit(int argc, char **argv);
 int cmd_prune(int argc, char **argv);
 int cmd_sync(int argc, char **argv);
+int cmd_check(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_du(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 /* One line on stderr: "pipcachefs: text". */

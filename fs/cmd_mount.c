@@ -92,10 +92,11 @@ static const struct argp argp = {
 	       "  limit=5G|10%       what the store may take of its disk\n"
 	       "                     (default 10% of the disk, at most 20G)\n"
 	       "  low=4G|90%         where eviction stops (90% of the limit)\n"
-	       "  min_free=1G|5%     what is left free of the disk (5%)\n"
+	       "  min_free=1G|5%|0   what is left free of the disk (5%)\n"
 	       "  grace=600|10m      what was used so lately stays (10m)\n"
 	       "  sync=strict|lazy   whether fsync waits for the disk (lazy)\n"
-	       "  workers=N          threads that answer, 1 to 64 (2 per CPU)\n"
+	       "  workers=N          threads that answer at first, 1 to 64 (2 per\n"
+	       "                     CPU, 4 to 16); up to 64 when all are busy\n"
 	       "  allow_other        for all users (default for root), or\n"
 	       "  noallow_other      only for who mounts\n"
 	       "and what mount(8) has for all: ro, nosuid, nodev, noexec, noatime, ...",
@@ -299,6 +300,23 @@ static int serve_as_daemon(struct serve *sv)
 	return await_daemon(pid, read_end);
 }
 
+/* Before anything is made in the store. */
+static int check_limits(const char *store, const struct config *c)
+{
+	const struct store_limits limits = {
+		.limit = c->limit,
+		.low = c->low,
+		.min_free = c->min_free,
+		.grace_sec = c->grace_sec,
+	};
+	char why[WHY_MAX];
+
+	if (store_check_limits(store, &limits, why, sizeof(why)) >= 0)
+		return CMD_OK;
+	cmd_error("%s", why);
+	return CMD_USAGE;
+}
+
 static int mount_with(const struct args *a)
 {
 	cleanup_free char *store = NULL;
@@ -316,6 +334,8 @@ static int mount_with(const struct args *a)
 	r = resolve("mount point", a->positional[1], &mountpoint);
 	if (r == CMD_OK)
 		r = resolve("store", a->positional[0], &store);
+	if (r == CMD_OK)
+		r = check_limits(store, &config);
 	if (r == CMD_OK)
 		r = check_paths(store, mountpoint);
 	if (r == CMD_OK) {

@@ -117,6 +117,12 @@ static int take_option(void *data, const char *arg, int key,
 	(void)out;
 	if (set_kernel_flag(g, arg) || is_ignored(arg))
 		return 0;
+	if (strcmp(arg, "remount") == 0) {
+		snprintf(
+			g->why, g->why_size,
+			"remount is not supported: `pipcachefs limit` changes the limit of a mount; for other options unmount it, then mount it again");
+		return -1;
+	}
 	snprintf(
 		g->why, g->why_size,
 		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, workers=, allow_other and noallow_other",
@@ -148,15 +154,36 @@ static unsigned default_workers(void)
 	return n < 4 ? 4 : n > 16 ? 16 : (unsigned)n;
 }
 
-static int check_size(const struct given *g, const char *name, const char *text)
+struct size_option {
+	const char *name, *text;
+	const char *whole; /* what a share is one of */
+	bool zero;	   /* may it be 0? */
+};
+
+static int check_size(const struct given *g, const struct size_option *o)
 {
-	if (!text || units_check_limit(text) == 0)
+	if (!o->text || (o->zero ? units_check_amount(o->text)
+				 : units_check_limit(o->text)) == 0)
 		return 0;
 	snprintf(
 		g->why, g->why_size,
-		"%s=%s is not a size: give bytes as 5G or 512M, or a share of the disk as 10%% (1%% to 100%%)",
-		name, text);
+		"%s=%s is not a size: give bytes as 5G or 512M, or a share of the %s as 10%% (%d%% to 100%%)",
+		o->name, o->text, o->whole, o->zero ? 0 : 1);
 	return -EINVAL;
+}
+
+static int check_sizes(const struct given *g)
+{
+	const struct size_option options_of_size[] = {
+		{ "limit", g->limit, "disk", false },
+		{ "low", g->low, "limit", false },
+		{ "min_free", g->min_free, "disk", true },
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(options_of_size) && r == 0; i++)
+		r = check_size(g, &options_of_size[i]);
+	return r;
 }
 
 static int check_workers(const struct given *g, unsigned *ret)
@@ -208,13 +235,7 @@ static int check(const struct given *g, bool root, struct config *c)
 {
 	int r;
 
-	r = check_size(g, "limit", g->limit);
-	if (r < 0)
-		return r;
-	r = check_size(g, "low", g->low);
-	if (r < 0)
-		return r;
-	r = check_size(g, "min_free", g->min_free);
+	r = check_sizes(g);
 	if (r < 0)
 		return r;
 	r = check_grace(g, &c->grace_sec);

@@ -25,7 +25,7 @@ struct config {
 	/* Checked. */
 	int64_t grace_sec; /* -1: the default */
 	bool sync_strict;
-	unsigned workers; /* 1..CONFIG_WORKERS_MAX */
+	unsigned workers; /* to begin with, 1..CONFIG_WORKERS_MAX */
 	bool allow_other;
 	unsigned long mount_flags; /* of mount(2) */
 };

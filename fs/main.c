@@ -25,6 +25,12 @@ static const struct command {
 	  "evict cache entries now" },
 	{ "sync", cmd_sync, "MOUNTPOINT|STORE",
 	  "make what was written survive a power cut" },
+	{ "ls", cmd_ls, "MOUNTPOINT|STORE [--packages] [--json]",
+	  "what is cached, by project and version" },
+	{ "du", cmd_du, "MOUNTPOINT|STORE [PACKAGE[==VERSION] ...] [--json]",
+	  "what removing a package would bring back" },
+	{ "check", cmd_check, "MOUNTPOINT|STORE [--data] [--json]",
+	  "whether all in the store is as it should be" },
 	{ "doctor", cmd_doctor, "[STORE [MOUNTPOINT]]",
 	  "what this machine lacks, and what to do" },
 };

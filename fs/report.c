@@ -79,6 +79,16 @@ static json_t *used_json(const struct store_status *s)
 	return o;
 }
 
+static uint64_t saved_bytes(const struct store_status *s)
+{
+	return s->logical > s->data ? s->logical - s->data : 0;
+}
+
+static double ratio_of(const struct store_status *s)
+{
+	return s->data ? (double)s->logical / (double)s->data : 1;
+}
+
 static int set_status(json_t *o, const struct store_status *s, bool mounted)
 {
 	const struct number amounts[] = {
@@ -90,9 +100,17 @@ static int set_status(json_t *o, const struct store_status *s, bool mounted)
 		{ "used_bytes", s->used },
 		{ "excess_bytes", s->excess },
 		{ "disk_free_bytes", s->disk_free },
+		{ "logical_bytes", s->logical },
+		{ "disk_data_bytes", s->data },
+		{ "saved_bytes", saved_bytes(s) },
+		{ "waste_bytes", s->waste },
+		{ "index_live_bytes", s->index_live },
 	};
 	const struct number counts[] = {
 		{ "files", s->files },
+		{ "files_whole", s->whole },
+		{ "recipes", s->recipes },
+		{ "blocks", s->blocks },
 		{ "entries", s->entries },
 		{ "open_files", s->open_files },
 		{ "unsummed", s->unsummed },
@@ -110,6 +128,7 @@ static int set_status(json_t *o, const struct store_status *s, bool mounted)
 	};
 
 	if (set_numbers(o, since, ARRAY_SIZE(since)) < 0 ||
+	    json_object_set_new(o, "ratio", json_real(ratio_of(s))) < 0 ||
 	    json_object_set_new(o, "state", json_string(state_name(s->state))) <
 		    0 ||
 	    json_object_set_new(o, "reason", json_string(s->reason)) < 0 ||
@@ -224,6 +243,20 @@ static void print_used(FILE *out, const json_t *o)
 				size_of(used, kinds[i], &t));
 }
 
+static void print_sharing(FILE *out, const json_t *o)
+{
+	struct text a, b, c;
+
+	fprintf(out, "files       %s in %s (ratio %.2f): %s saved\n",
+		size_of(o, "logical_bytes", &a),
+		size_of(o, "disk_data_bytes", &b),
+		json_number_value(json_object_get(o, "ratio")),
+		size_of(o, "saved_bytes", &c));
+	if (number_of(o, "waste_bytes"))
+		fprintf(out, "waste       %s, to be given back\n",
+			size_of(o, "waste_bytes", &a));
+}
+
 static void print_counts(FILE *out, const json_t *o)
 {
 	uint64_t hits = number_of(o, "hits"), misses = number_of(o, "misses");
@@ -250,6 +283,7 @@ void report_text(FILE *out, const json_t *report)
 	print_state(out, report);
 	print_limit(out, report);
 	print_used(out, report);
+	print_sharing(out, report);
 	print_counts(out, report);
 }
 
@@ -277,7 +311,19 @@ static const struct metric metrics[] = {
 	{ "excess_bytes", "excess_bytes", "gauge", "Charged above the limit." },
 	{ "disk_free_bytes", "disk_free_bytes", "gauge",
 	  "What is free on the disk." },
+	{ "logical_bytes", "logical_bytes", "gauge", "What is in files." },
+	{ "disk_data_bytes", "disk_data_bytes", "gauge",
+	  "What is kept of it, equal pieces once." },
+	{ "saved_bytes", "saved_bytes", "gauge", "What sharing saves." },
+	{ "waste_bytes", "waste_bytes", "gauge",
+	  "What packs take beyond what is in them." },
+	{ "index_live_bytes", "index_live_bytes", "gauge",
+	  "Pages of the index that are in use." },
 	{ "files", "files", "gauge", "Files in the store." },
+	{ "files_whole", "files_whole", "gauge",
+	  "Files in blocks that lie together as they were written." },
+	{ "recipes", "recipes", "gauge", "Files in blocks." },
+	{ "blocks", "blocks", "gauge", "Pieces of files, each stored once." },
 	{ "entries", "entries", "gauge", "Cache entries in the store." },
 	{ "open_files", "open_files", "gauge", "Files open now." },
 	{ "unsummed", "unsummed_files", "gauge",

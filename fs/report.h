@@ -19,7 +19,15 @@
  *   disk_free_bytes         of the disk below
  *   used                    bytes by kind: http, wheels, selfcheck, other,
  *                           index, freed (given up, waiting for a checkpoint)
+ *   logical_bytes           what is in files, as they were written
+ *   disk_data_bytes         what is kept of it, equal pieces once
+ *   saved_bytes, ratio      their difference, and one by the other
+ *   waste_bytes             what packs take beyond what is in them
+ *   index_live_bytes        pages of the index that are in use
  *   files, entries          entry: what is evicted as one
+ *   recipes, files_whole    files that are cut into blocks, and those of them
+ *                           whose pack stays as it was written
+ *   blocks                  pieces, each stored once
  *   open_files
  *   unsummed                files whose checksum is not taken yet
  *   hits, misses            bodies opened for reading, bodies newly written

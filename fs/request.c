@@ -2,14 +2,17 @@
 #include "fs/request.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 
 #include <jansson.h>
 
+#include "fs/listing.h"
 #include "store/base.h"
 
 #define WHY_MAX 512
+#define CHECK_SECONDS_MAX 3600
 
 static json_t *refusal(const char *error)
 {
@@ -104,6 +107,92 @@ static json_t *perform_sync(const struct request_context *ctx)
 	return r < 0 ? failure(r) : json_pack("{s:b}", "ok", 1);
 }
 
+/* Lines for a reply. */
+struct findings {
+	json_t *lines;
+	bool failed;
+};
+
+static void note_finding(void *arg, const char *text)
+{
+	struct findings *f = arg;
+
+	if (json_array_size(f->lines) < REQUEST_FINDINGS_MAX &&
+	    json_array_append_new(f->lines, json_string(text)) < 0)
+		f->failed = true;
+}
+
+static json_t *check_reply(const struct store_checked *c, json_t *findings,
+			   bool first)
+{
+	json_t *o = json_pack("{s:b, s:O, s:I, s:I, s:b, s:I, s:I}", "ok", 1,
+			      "findings", findings, "found",
+			      (json_int_t)c->findings, "bytes_checked",
+			      (json_int_t)c->bytes, "done", c->done, "stage",
+			      (json_int_t)c->stage, "at", (json_int_t)c->at);
+	json_t *more = json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "files",
+		(json_int_t)c->files, "recipes", (json_int_t)c->recipes,
+		"blocks", (json_int_t)c->blocks, "forgotten_blocks",
+		(json_int_t)c->forgotten, "packs", (json_int_t)c->packs,
+		"charged_bytes", (json_int_t)c->charged, "used_bytes",
+		(json_int_t)c->used, "bytes_total", (json_int_t)c->bytes_all);
+
+	if (o && first && (!more || json_object_update(o, more) < 0)) {
+		json_decref(o);
+		o = NULL;
+	}
+	json_decref(more);
+	return o;
+}
+
+static json_t *perform_check(const struct request_context *ctx,
+			     const json_t *request)
+{
+	json_int_t stage =
+		json_integer_value(json_object_get(request, "stage"));
+	json_int_t seconds =
+		json_integer_value(json_object_get(request, "seconds"));
+	struct findings f = { .lines = json_array() };
+	struct store_check how = {
+		.data = json_is_true(json_object_get(request, "data")),
+		.alone = !ctx->source.mountpoint,
+		.stage = stage < 0 || stage > INT_MAX ? UINT_MAX
+						      : (unsigned)stage,
+		.at = (uint64_t)json_integer_value(
+			json_object_get(request, "at")),
+		.found = note_finding,
+		.arg = &f,
+	};
+	struct store_checked checked;
+	json_t *reply;
+	int r;
+
+	if (!how.alone && seconds > 0 && seconds <= CHECK_SECONDS_MAX)
+		how.stop_ms = seconds * 1000;
+	r = store_check(ctx->store, &how, &checked);
+	if (r >= 0 && f.failed)
+		r = -ENOMEM;
+	reply = r < 0 ? failure(r) : check_reply(&checked, f.lines, stage == 0);
+	json_decref(f.lines);
+	return reply;
+}
+
+/* A reply in memory need not be bounded as one that a daemon sends. */
+static json_t *perform_listing(const struct request_context *ctx,
+			       const json_t *request, bool packages)
+{
+	bool paged = ctx->source.mountpoint != NULL;
+	json_t *reply = NULL;
+	int r = packages ? listing_packages(ctx->store, request, paged, &reply)
+			 : listing_entries(ctx->store, request, paged, &reply);
+
+	if (r == -EINVAL)
+		return refusal(
+			"that names no package: write PROJECT or PROJECT==VERSION, at most 100 of them");
+	return r < 0 ? failure(r) : reply;
+}
+
 json_t *request_perform(const struct request_context *ctx,
 			const json_t *request)
 {
@@ -120,6 +209,12 @@ json_t *request_perform(const struct request_context *ctx,
 		return perform_prune(ctx, request);
 	if (strcmp(command, "sync") == 0)
 		return perform_sync(ctx);
+	if (strcmp(command, "check") == 0)
+		return perform_check(ctx, request);
+	if (strcmp(command, "list") == 0)
+		return perform_listing(ctx, request, false);
+	if (strcmp(command, "packages") == 0)
+		return perform_listing(ctx, request, true);
 	return refusal(
 		"the daemon does not know this command; it may be older: unmount and mount again");
 }

@@ -9,12 +9,24 @@
  *    "all": false, "dry_run": true}          each may be missing; with none of
  *                                            the first three: to the low mark
  *   {"command": "sync"}
+ *   {"command": "check", "data": true, "seconds": 1, "stage": 0, "at": 0}
+ *                                            each may be missing
+ * *   {"command": "list"}, {"command": "packages"}          see listing.h
  *
  *   {"ok": true, "status": {...}}                         see report.h
  *   {"ok": true, "limit_bytes": N, "excess_bytes": N, "units": N, "bytes": N}
  *   {"ok": true, "units": N, "bytes": N, "used_bytes": N}
  *   {"ok": true}
+ *   {"ok": true, "findings": ["one line", ...], "found": N, "bytes_checked": N,
+ *    "done": false, "stage": N, "at": N, ...}
  *   {"ok": false, "error": "one line"}
+ *
+ * A check is done in steps, so that no thread is busy for long: after @seconds
+ * (a store that is not mounted needs none, and does all at once) the reply says
+ * where to go on, until "done". What was found in the step is counted, and
+ * REQUEST_FINDINGS_MAX of it are told. The first step has besides "files",
+ * "recipes", "blocks", "forgotten_blocks" (damaged; nothing new shares them),
+ * "packs", "charged_bytes", "used_bytes" and "bytes_total" (to be compared).
  *
  * Threads: any number at once.
  */
@@ -22,6 +34,8 @@
 #define FS_REQUEST_H
 
 #include "fs/report.h"
+
+#define REQUEST_FINDINGS_MAX 100
 
 struct request_context {
 	struct store *store; /* borrowed */

@@ -22,6 +22,9 @@
 /* libfuse cannot ask for more than the kernel's default of 128. */
 #define SERVE_READ_AHEAD_KB 4096
 
+_Static_assert(CONFIG_WORKERS_MAX <= SESSION_WORKERS_MAX,
+	       "a session takes as many workers as may be asked for");
+
 /* All that is up; what is not is NULL, -1 or false. */
 struct serving {
 	const struct serve *sv;

@@ -41,8 +41,10 @@ struct session {
 	int ended;	       /* owned, an eventfd: how many workers ended */
 	atomic_bool stop;      /* take no more requests */
 	atomic_bool broken;    /* the connection failed, it was not unmounted */
-	struct worker *worker; /* owned, n of them */
+	struct worker *worker; /* owned, SESSION_WORKERS_MAX of them */
+	pthread_mutex_t lock;  /* guards n and idle until stop is set */
 	unsigned n;	       /* workers that were started */
+	unsigned idle;	       /* of those, that have no request in work */
 };
 
 /* ---- signals ---- */
@@ -198,6 +200,26 @@ static int negotiate(struct session *s)
 	return fuse_session_exited(s->fuse) ? -EPROTO : 0;
 }
 
+static void add_worker(struct session *s);
+
+/* The last idle one brings in another, or what comes next would wait for a
+ * request that may take seconds. */
+static void begin_work(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->idle--;
+	if (s->idle == 0)
+		add_worker(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void end_work(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->idle++;
+	pthread_mutex_unlock(&s->lock);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
@@ -207,8 +229,11 @@ static void *worker_main(void *arg)
 
 	while (n >= 0 && !atomic_load(&s->stop)) {
 		n = take_request(s, w->buf);
-		if (n > 0)
-			process_request(s, w->buf, n);
+		if (n <= 0)
+			continue;
+		begin_work(s);
+		process_request(s, w->buf, n);
+		end_work(s);
 	}
 	if (n < 0 && n != -ENODEV && !atomic_exchange(&s->broken, true))
 		log_write(LOG_ERR, "the connection to the kernel broke: %s",
@@ -220,8 +245,10 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static int start_worker(struct session *s, struct worker *w)
+/* With the lock held. Idle from now on, though it has yet to begin. */
+static int start_worker(struct session *s)
 {
+	struct worker *w = &s->worker[s->n];
 	int r;
 
 	w->session = s;
@@ -233,7 +260,16 @@ static int start_worker(struct session *s, struct worker *w)
 		free(steal_ptr(w->buf));
 		return -r;
 	}
+	s->n++;
+	s->idle++;
 	return 0;
+}
+
+/* With the lock held. Without memory or a thread for it, the others do. */
+static void add_worker(struct session *s)
+{
+	if (s->n < SESSION_WORKERS_MAX && !atomic_load(&s->stop))
+		(void)start_worker(s);
 }
 
 /* Wakes whoever sleeps in read(2), again and again: a worker may have looked
@@ -250,18 +286,28 @@ static void join_worker(struct worker *w)
 
 static int start_workers(struct session *s, unsigned n)
 {
-	int r;
+	int r = 0;
 
-	s->worker = calloc(n, sizeof(*s->worker));
+	s->worker = calloc(SESSION_WORKERS_MAX, sizeof(*s->worker));
 	if (!s->worker)
 		return -ENOMEM;
-	while (s->n < n) {
-		r = start_worker(s, &s->worker[s->n]);
-		if (r < 0)
-			return r;
-		s->n++;
-	}
-	return 0;
+	/* Those that run already may add others. */
+	pthread_mutex_lock(&s->lock);
+	while (s->n < n && r == 0)
+		r = start_worker(s);
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+/* No more of them from here on: s->n stays. */
+static void stop_workers(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	atomic_store(&s->stop, true);
+	pthread_mutex_unlock(&s->lock);
+	for (unsigned i = 0; i < s->n; i++)
+		join_worker(&s->worker[i]);
+	free(s->worker);
 }
 
 /* ---- the session ---- */
@@ -277,6 +323,7 @@ int session_start(int fd, struct ops *ops, unsigned workers,
 	if (!s)
 		return -ENOMEM;
 	s->fd = fd;
+	pthread_mutex_init(&s->lock, NULL);
 	end_signals(&set);
 	s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	s->ended = eventfd(0, EFD_CLOEXEC);
@@ -324,16 +371,14 @@ void session_stop(struct session *s)
 {
 	if (!s)
 		return;
-	atomic_store(&s->stop, true);
-	for (unsigned i = 0; i < s->n; i++)
-		join_worker(&s->worker[i]);
-	free(s->worker);
+	stop_workers(s);
 	if (s->fuse)
 		fuse_session_destroy(s->fuse);
 	if (s->ended >= 0)
 		close(s->ended);
 	if (s->signals >= 0)
 		close(s->signals);
+	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
 

@@ -8,7 +8,9 @@
  *	session_stop()		no request is in work any more
  *
  * Each worker reads a request into a buffer of its own, has it processed and
- * replies, and reads on. Not here: mounting (attach), what requests do (ops).
+ * replies, and reads on. The last that takes one while all others are at work
+ * starts another worker; those stay until the end. Not here: mounting (attach),
+ * what requests do (ops).
  *
  * Threads: one owns the session; the workers are its own.
  */
@@ -18,6 +20,9 @@
 #include <stdbool.h>
 
 #include "fs/ops.h"
+
+/* More requests than that wait for one of them to end. */
+#define SESSION_WORKERS_MAX 64
 
 struct session;
 
@@ -30,6 +35,7 @@ void session_block_signals(void);
 /*
  * @fd:      of the connection; taken over, on failure too.
  * @ops:     borrowed, outlives the session.
+ * @workers: to begin with, 1 to SESSION_WORKERS_MAX.
  * Returns:  0 the kernel has accepted us, and requests are answered; -ENODEV
  *           unmounted meanwhile; -EPROTO kernel and libfuse do not agree;
  *           -ENOMEM, -EAGAIN no more threads, -EIO libfuse refused.

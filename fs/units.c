@@ -63,19 +63,33 @@ int units_parse_size(const char *text, uint64_t *ret_bytes)
 	return 0;
 }
 
-int units_check_limit(const char *text)
+/* Bytes, or percent: whether there are any can be told of both. */
+static int parse_amount(const char *text, uint64_t *ret)
 {
 	const char *p = text;
-	uint64_t n;
 	int r;
 
-	r = parse_number(&p, &n);
+	r = parse_number(&p, ret);
 	if (r < 0)
 		return r;
 	if (strcmp(p, "%") == 0)
-		return n >= 1 && n <= 100 ? 0 : -ERANGE;
+		return *ret <= 100 ? 0 : -ERANGE;
+	return units_parse_size(text, ret);
+}
 
-	r = units_parse_size(text, &n);
+int units_check_amount(const char *text)
+{
+	uint64_t n;
+
+	return parse_amount(text, &n);
+}
+
+int units_check_limit(const char *text)
+{
+	uint64_t n;
+	int r;
+
+	r = parse_amount(text, &n);
 	if (r < 0)
 		return r;
 	return n > 0 ? 0 : -ERANGE;

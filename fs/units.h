@@ -17,9 +17,10 @@
 int units_parse_size(const char *text, uint64_t *ret_bytes);
 
 /*
- * Is @text a limit: a size of more than 0, or a share of the disk, "1%" to
- * "100%"? Returns 0, -EINVAL or -ERANGE.
+ * Is @text a size, or a share of something, "0%" to "100%"? A limit is one
+ * that is not 0. Return 0, -EINVAL or -ERANGE.
  */
+int units_check_amount(const char *text);
 int units_check_limit(const char *text);
 
 /*

@@ -64,7 +64,7 @@ static bool nothing_new(const struct checkpoint *cp)
 
 	return cp->pin && !index_frozen(cfg->ix) &&
 	       index_txnid(cfg->ix) == cp->pin->txnid &&
-	       packs_dirty_bytes(cfg->packs) == 0 &&
+	       !packs_changed(cfg->packs) &&
 	       packs_doomed_bytes(cfg->packs) == 0 &&
 	       (!cfg->holes || holes_bytes(cfg->holes) == 0);
 }

@@ -2,8 +2,10 @@
 #include "store/digest.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
+#include <openssl/evp.h>
 #include <xxhash.h>
 
 struct digest {
@@ -52,4 +54,61 @@ void digest_free(struct digest *d)
 		return;
 	XXH3_freeState(d->state);
 	free(d);
+}
+
+struct digest_block {
+	XXH3_state_t *xxh3; /* owned */
+	EVP_MD *md;	    /* owned: fetched once, not for every block */
+	EVP_MD_CTX *sha256; /* owned */
+	bool failed;
+};
+
+int digest_block_new(struct digest_block **ret)
+{
+	struct digest_block *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	d->xxh3 = XXH3_createState();
+	d->md = EVP_MD_fetch(NULL, "SHA256", NULL);
+	d->sha256 = EVP_MD_CTX_new();
+	if (!d->xxh3 || !d->md || !d->sha256) {
+		digest_block_free(d);
+		return -ENOMEM;
+	}
+	*ret = d;
+	return 0;
+}
+
+void digest_block_free(struct digest_block *d)
+{
+	if (!d)
+		return;
+	EVP_MD_CTX_free(d->sha256);
+	EVP_MD_free(d->md);
+	XXH3_freeState(d->xxh3);
+	free(d);
+}
+
+void digest_block_begin(struct digest_block *d)
+{
+	XXH3_64bits_reset(d->xxh3);
+	d->failed = !EVP_DigestInit_ex(d->sha256, d->md, NULL);
+}
+
+void digest_block_update(struct digest_block *d, const void *buf, size_t len)
+{
+	XXH3_64bits_update(d->xxh3, buf, len);
+	if (!d->failed)
+		d->failed = !EVP_DigestUpdate(d->sha256, buf, len);
+}
+
+int digest_block_end(struct digest_block *d,
+		     uint8_t sha256[static DIGEST_SHA256_SIZE],
+		     uint64_t *ret_xxh3)
+{
+	if (!d->failed)
+		d->failed = !EVP_DigestFinal_ex(d->sha256, sha256, NULL);
+	*ret_xxh3 = XXH3_64bits_digest(d->xxh3);
+	return d->failed ? -ENOMEM : 0;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Checksums. XXH3-64 guards what is read back and every index value; it is
- * no defence against forgery and is never used as identity.
+ * no defence against forgery and is never used as identity. That is SHA-256.
  *
- * The only file that knows xxhash. No locks; one struct digest per stream.
+ * The only file that knows xxhash and openssl. No locks; one struct digest per
+ * stream.
  */
 #ifndef STORE_DIGEST_H
 #define STORE_DIGEST_H
@@ -26,5 +27,29 @@ static inline void digest_freep(struct digest **d)
 	digest_free(*d);
 }
 #define cleanup_digest __attribute__((cleanup(digest_freep)))
+
+#define DIGEST_SHA256_SIZE 32
+
+/*
+ * Both digests of one block after the other:
+ *	digest_block_begin(), digest_block_update()..., digest_block_end()
+ * What openssl refuses (no memory, no such algorithm) sticks, and is the result
+ * of the end: -ENOMEM.
+ */
+struct digest_block;
+
+int digest_block_new(struct digest_block **ret); /* -ENOMEM */
+void digest_block_free(struct digest_block *d);	 /* NULL is fine */
+void digest_block_begin(struct digest_block *d);
+void digest_block_update(struct digest_block *d, const void *buf, size_t len);
+int digest_block_end(struct digest_block *d,
+		     uint8_t sha256[static DIGEST_SHA256_SIZE],
+		     uint64_t *ret_xxh3);
+
+static inline void digest_block_freep(struct digest_block **d)
+{
+	digest_block_free(*d);
+}
+#define cleanup_digest_block __attribute__((cleanup(digest_block_freep)))
 
 #endif

@@ -4,19 +4,54 @@
 #include <assert.h>
 #include <sys/stat.h>
 
+#include "store/block.h"
+#include "store/recipe.h"
 #include "store/table.h"
+
+/* Of the limit, what one edit may charge for blocks; and how many it takes in
+ * any case. */
+#define EDIT_BLOCKS_SHARE 64
+#define EDIT_BLOCKS_MIN 64
 
 int edit_begin(struct tree *t, enum quota_class class, struct edit *e)
 {
-	uint64_t bound = index_txn_bound(t->ix);
+	return edit_begin_blocks(t, class, 0, e);
+}
+
+unsigned edit_blocks_max(struct tree *t)
+{
+	struct room_stat rs;
+	uint64_t most;
+
+	room_stat(t->room, &rs);
+	most = rs.quota.limit / EDIT_BLOCKS_SHARE /
+	       (index_blocks_bound(t->ix, 1) - index_blocks_bound(t->ix, 0));
+	if (most > EDIT_BLOCKS_MAX)
+		most = EDIT_BLOCKS_MAX;
+	/* Near the limit in small steps. */
+	if (rs.quota.charged + index_blocks_bound(t->ix, (unsigned)most) >
+	    rs.quota.limit)
+		return EDIT_BLOCKS_MIN;
+	return most > EDIT_BLOCKS_MIN ? (unsigned)most : EDIT_BLOCKS_MIN;
+}
+
+int edit_pause(struct tree *t)
+{
+	if (!t->checkpoint || !index_overgrown(t->ix))
+		return 0;
+	return t->checkpoint(t->checkpoint_arg);
+}
+
+int edit_begin_blocks(struct tree *t, enum quota_class class, unsigned blocks,
+		      struct edit *e)
+{
+	uint64_t bound = index_blocks_bound(t->ix, blocks);
 	int r;
 
 	/* Faster than checkpoints can follow, the index would only grow. */
-	if (class != QUOTA_EVICT && index_overgrown(t->ix) && t->checkpoint) {
-		r = t->checkpoint(t->checkpoint_arg);
-		if (r < 0)
-			return r;
-	}
+	r = class == QUOTA_EVICT ? 0 : edit_pause(t);
+	if (r < 0)
+		return r;
 	r = room_reserve(t->room, class, bound);
 	if (r < 0)
 		return r;
@@ -46,6 +81,8 @@ static void edit_end(struct edit *e, bool committed)
 		for (unsigned i = 0; i < e->n_doomed; i++)
 			pack_doom(t->packs, e->doomed[i]);
 		atomic_fetch_add(&t->misses, e->misses);
+		if (e->dropped)
+			notify_call(&t->dropped);
 	}
 	/* An orphan whose last handle was closed while it became one. What
 	 * fails here is found again by the housekeeping. */
@@ -97,8 +134,11 @@ int edit_add_name(struct edit *e, struct inode *dir, const char *name,
 		return r;
 	dir->next_cookie++;
 	dir->mtime_ns = dir->ctime_ns = e->now_ns;
-	in->parent = dir->ino;
-	in->cookie = de.cookie;
+	/* A further name is not known to the inode. */
+	if (S_ISDIR(in->mode) || in->nlink <= 1 || !in->cookie) {
+		in->parent = dir->ino;
+		in->cookie = de.cookie;
+	}
 	if (!S_ISREG(in->mode) || in->nlink > 1)
 		return 0;
 
@@ -117,6 +157,8 @@ int edit_del_name(struct edit *e, struct inode *dir, const char *name,
 	if (r < 0)
 		return r;
 	dir->mtime_ns = dir->ctime_ns = e->now_ns;
+	if (in->parent == dir->ino && in->cookie == de->cookie)
+		in->cookie = 0;
 	if (!S_ISREG(in->mode))
 		return 0;
 
@@ -131,22 +173,51 @@ void edit_doom(struct edit *e, uint64_t pack)
 	e->doomed[e->n_doomed++] = pack;
 }
 
-/* The records of an inode that nobody has open. */
-static int edit_erase(struct edit *e, const struct inode *in)
+int edit_drop_recipe(struct edit *e, uint64_t recipe)
 {
-	struct record_key key = record_key_id(in->ino);
-	int r;
+	e->dropped = true;
+	return recipe_set_pending(e->txn, recipe, RECIPE_DROPPING);
+}
 
-	if (in->data == INODE_DATA_PACK) {
+/* Packs with blocks stay for these. */
+static int edit_forget_pack(struct edit *e, const struct inode *in)
+{
+	int r = block_pack_disown(e->txn, in->pack);
+
+	if (r == -EBADMSG)
+		return 0; /* the file stays until it is repaired */
+	if (r > 0) {
 		edit_doom(e, in->pack);
 		e->freed_bytes += in->alloc;
 	}
-	if (in->data == INODE_DATA_INLINE) {
+	return r < 0 ? r : 0;
+}
+
+int edit_forget_bytes(struct edit *e, struct inode *in)
+{
+	struct record_key key = record_key_id(in->ino);
+	int r = 0;
+
+	if (in->data == INODE_DATA_PACK)
+		r = edit_forget_pack(e, in);
+	if (in->data == INODE_DATA_INLINE)
 		r = index_del(e->txn, INDEX_INLINE, &key);
-		if (r < 0 && r != -ENOENT)
-			return r;
-	}
-	return table_inode_del(e->txn, in->ino);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = in->recipe ? edit_drop_recipe(e, in->recipe) : 0;
+	in->data = INODE_DATA_NONE;
+	in->pack = 0;
+	in->recipe = 0;
+	in->alloc = 0;
+	return r;
+}
+
+/* The records of an inode that nobody has open. */
+static int edit_erase(struct edit *e, struct inode *in)
+{
+	int r = edit_forget_bytes(e, in);
+
+	return r < 0 ? r : table_inode_del(e->txn, in->ino);
 }
 
 int edit_drop(struct edit *e, struct inode *in, bool idle_only)
@@ -166,7 +237,7 @@ int edit_drop(struct edit *e, struct inode *in, bool idle_only)
 	e->claims[e->n_claims++].open = open;
 	if (!open)
 		return edit_erase(e, in);
-	if (idle_only)
+	if (idle_only && node_is_open(e->t->nodes, in->ino))
 		return -EBUSY;
 
 	in->nlink = 0;

@@ -23,12 +23,14 @@
 #include <stdbool.h>
 
 #include "store/entry.h"
+#include "store/holes.h"
 #include "store/index.h"
 #include "store/node.h"
 #include "store/pack.h"
 #include "store/quota.h"
 #include "store/record.h"
 #include "store/room.h"
+#include "store/section.h"
 
 struct linger;
 
@@ -39,7 +41,11 @@ struct tree {
 	struct nodes *nodes;
 	struct entries *entries;
 	struct room *room;
-	struct linger *linger; /* of what renames replaced; may be NULL */
+	struct linger *linger;	 /* of what renames replaced; may be NULL */
+	struct section *readers; /* entered to read blocks */
+	struct holes *holes;
+	/* A recipe waits to be dropped (gc.h). Must not block. */
+	struct notify dropped;
 	/* Waits for a checkpoint: lets LMDB use pages again that it could not. */
 	int (*checkpoint)(void *arg);
 	void *checkpoint_arg;
@@ -48,7 +54,8 @@ struct tree {
 	uint32_t view; /* of new inodes */
 };
 
-#define EDIT_DROPS_MAX 64 /* inodes that one edit can remove */
+#define EDIT_DROPS_MAX 64    /* inodes that one edit can remove */
+#define EDIT_BLOCKS_MAX 1000 /* blocks that one edit adds or drops */
 
 struct edit {
 	struct tree *t; /* NULL: not begun, or over */
@@ -56,7 +63,8 @@ struct edit {
 	int64_t now_ns;
 	uint64_t reserved;
 	unsigned misses;      /* bodies that got their name */
-	uint64_t freed_bytes; /* on disk, of what was dropped */
+	uint64_t freed_bytes; /* on disk, of packs that were given up */
+	bool dropped;	      /* recipes were; what that frees shows later */
 	unsigned n_claims;
 	unsigned n_doomed;
 	struct {
@@ -72,6 +80,17 @@ struct edit {
 	}
 
 int edit_begin(struct tree *t, enum quota_class class, struct edit *e);
+/* One that adds or drops up to @blocks blocks, of which there had better be no
+ * more than edit_blocks_max() says: what may come of it is charged ahead. */
+unsigned edit_blocks_max(struct tree *t);
+int edit_begin_blocks(struct tree *t, enum quota_class class, unsigned blocks,
+		      struct edit *e);
+/*
+ * QUOTA_EVICT is never refused and never waits: who begins many such edits calls
+ * this before each, without locks, so that the index does not grow without
+ * bound. It may wait for a checkpoint.
+ */
+int edit_pause(struct tree *t);
 int edit_commit(struct edit *e);
 void edit_abort(struct edit *e); /* fine if it is over */
 #define cleanup_edit __attribute__((cleanup(edit_abort)))
@@ -97,6 +116,13 @@ int edit_drop(struct edit *e, struct inode *in, bool idle_only);
 
 /* The pack is named no more: give it up after the commit. */
 void edit_doom(struct edit *e, uint64_t pack);
+
+/* @in has no bytes any more: what held them is given up. The caller puts (or
+ * removes) the inode. */
+int edit_forget_bytes(struct edit *e, struct inode *in);
+
+/* The recipe is no inode's any more. */
+int edit_drop_recipe(struct edit *e, uint64_t recipe);
 
 /* Remove the orphan @ino unless it is open again. */
 int edit_reap(struct tree *t, uint64_t ino);

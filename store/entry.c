@@ -103,23 +103,33 @@ static int entry_by_id(const void *a, const void *b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
+void entry_overlay(struct entries *es, uint64_t id, int64_t *last_use_ns,
+		   uint64_t *hits)
+{
+	struct entry_use want = { .id = id };
+	const struct entry_use *use[2];
+
+	LOCK_SCOPE(&es->lock);
+	use[0] = entry_slot_locked(es, id);
+	use[1] = es->n_flushing ? bsearch(&want, es->flushing, es->n_flushing,
+					  sizeof(want), entry_by_id)
+				: NULL;
+	for (unsigned i = 0; i < ARRAY_SIZE(use); i++) {
+		if (!use[i] || !use[i]->id)
+			continue;
+		if (use[i]->last_use_ns > *last_use_ns)
+			*last_use_ns = use[i]->last_use_ns;
+		*hits += use[i]->hits;
+	}
+}
+
 int64_t entry_last_use(struct entries *es, uint64_t id,
 		       const struct entry_rec *en)
 {
-	struct entry_use want = { .id = id };
-	const struct entry_use *use;
 	int64_t last = en->last_use_ns;
+	uint64_t hits = 0;
 
-	LOCK_SCOPE(&es->lock);
-	use = entry_slot_locked(es, id);
-	if (use->id && use->last_use_ns > last)
-		last = use->last_use_ns;
-	if (!es->n_flushing)
-		return last;
-	use = bsearch(&want, es->flushing, es->n_flushing, sizeof(want),
-		      entry_by_id);
-	if (use && use->last_use_ns > last)
-		last = use->last_use_ns;
+	entry_overlay(es, id, &last, &hits);
 	return last;
 }
 

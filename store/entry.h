@@ -49,6 +49,10 @@ void entry_touch(struct entries *es, uint64_t entry, bool hit);
  * what that moved to the index. */
 int64_t entry_last_use(struct entries *es, uint64_t id,
 		       const struct entry_rec *en);
+/* The same, with the hits: what is in memory is added to both. While a flush
+ * is at work it may be counted twice, or not. */
+void entry_overlay(struct entries *es, uint64_t id, int64_t *last_use_ns,
+		   uint64_t *hits);
 
 /* Bring the uses to the index, in short transactions, as far as there is room
  * for them; the others stay in memory. */

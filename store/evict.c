@@ -161,9 +161,9 @@ static int evict_used(struct evict *ev, const struct evict_queue *q)
 static int evict_unit(struct evict *ev, struct evict_run *run, uint64_t id,
 		      struct evict_result *res)
 {
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, drained, before;
 	bool open = false;
-	int r;
+	int r, r2 = 0;
 
 	if (run->how->dry_run) {
 		r = unit_measure(ev->cfg.t, id, &bytes, &open);
@@ -173,11 +173,16 @@ static int evict_unit(struct evict *ev, struct evict_run *run, uint64_t id,
 		res->bytes += bytes;
 		return 0;
 	}
+	before = gc_freed(ev->cfg.gc);
 	r = unit_remove(ev->cfg.t, id, true, &bytes);
 	if (r == -EBUSY || r == -ENOENT || r == -EBADMSG)
 		return 0;
-	if (r < 0)
-		return r;
+	/* What others share of it does not come back. */
+	if (r > 0)
+		r2 = gc_drain(ev->cfg.gc, &drained);
+	bytes += gc_freed(ev->cfg.gc) - before;
+	if (r < 0 || r2 < 0)
+		return r < 0 ? r : r2;
 	res->units += (unsigned)r;
 	res->bytes += bytes;
 	if (r) {
@@ -216,8 +221,12 @@ static int evict_loop(struct evict *ev, struct evict_run *run,
  * checkpoint that ends the pass. */
 static uint64_t evict_pending(struct evict *ev)
 {
-	uint64_t bytes = packs_doomed_bytes(ev->cfg.t->packs);
+	uint64_t bytes;
 
+	/* An error is that of the checkpoint too. */
+	(void)gc_drain(ev->cfg.gc, &bytes);
+	bytes = packs_doomed_bytes(ev->cfg.t->packs) +
+		holes_bytes(ev->cfg.t->holes);
 	if (ev->cfg.reclaim)
 		bytes += ev->cfg.reclaim(ev->cfg.reclaim_arg);
 	return bytes;

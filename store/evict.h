@@ -28,6 +28,7 @@
 
 #include "store/checkpoint.h"
 #include "store/edit.h"
+#include "store/gc.h"
 
 #define EVICT_HOUSEKEEPING_SEC 600
 #define EVICT_EMPTY_SEC 60
@@ -37,6 +38,7 @@ struct evict;
 struct evict_config {
 	struct tree *t;	       /* borrowed */
 	struct checkpoint *cp; /* borrowed */
+	struct gc *gc;	       /* borrowed */
 	int64_t grace_sec;
 	/* Give up what lies aside (a damaged index's packs): bytes that came
 	 * back. Called first in each pass; may be NULL. */

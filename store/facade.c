@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "store/check.h"
 #include "store/fileio.h"
 #include "store/parts.h"
 #include "store/rename.h"
@@ -248,9 +249,10 @@ int store_file_create(struct store *st, const struct store_new *what, int flags,
 		      struct stat *ret_attr, struct store_file **ret)
 {
 	struct stat attr;
-	int r = store_make(st, what, S_IFREG | (what->mode & 07777), NULL,
-			   &attr);
+	int r;
 
+	ingest_pace(st->ingest);
+	r = store_make(st, what, S_IFREG | (what->mode & 07777), NULL, &attr);
 	if (r < 0)
 		return r;
 	r = file_open(&st->files, attr.st_ino,
@@ -383,5 +385,42 @@ int store_readdir(struct store_file *dir, off_t off, bool plus,
 
 int store_sync(struct store *st)
 {
+	uint64_t bytes;
+
+	/* So that what was removed comes back with it; an error is that of the
+	 * checkpoint too, or costs only this. */
+	(void)gc_drain(st->gc, &bytes);
 	return checkpoint_run(st->cp);
+}
+
+int store_check(struct store *st, const struct store_check *how,
+		struct store_checked *ret)
+{
+	struct check c = { .t = &st->tree,
+			   .home = &st->home,
+			   .data = how->data,
+			   .alone = how->alone,
+			   .stop_ms = how->stop_ms,
+			   .found = how->found,
+			   .arg = how->arg,
+			   .stage = (enum check_stage)how->stage,
+			   .at = how->at };
+	int r = how->stage > CHECK_DONE ? -EINVAL : check_run(&c);
+
+	if (r < 0)
+		return r;
+	*ret = (struct store_checked){ .findings = c.findings,
+				       .bytes = c.bytes,
+				       .bytes_all = c.bytes_all,
+				       .files = c.files,
+				       .recipes = c.recipes,
+				       .blocks = c.blocks,
+				       .packs = c.packs,
+				       .charged = c.charged,
+				       .used = c.used,
+				       .forgotten = c.forgotten,
+				       .done = c.stage == CHECK_DONE,
+				       .stage = c.stage,
+				       .at = c.at };
+	return 0;
 }

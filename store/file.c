@@ -8,13 +8,13 @@
 #include <sys/stat.h>
 #include <syslog.h>
 
+#include "store/content.h"
 #include "store/digest.h"
 #include "store/layout.h"
 #include "store/table.h"
 #include "store/tree.h"
 #include "store/unit.h"
 
-#define FILE_SUM_CHUNK (1 * MIB)
 #define FILE_OVERLAY_TRIES 8 /* each lost to another open and close */
 
 void file_set_verified(struct files *fs, uint64_t ino)
@@ -30,37 +30,6 @@ bool file_verified(struct files *fs, uint64_t ino)
 {
 	LOCK_SCOPE(&fs->lock);
 	return idset_has(&fs->verified, ino);
-}
-
-int file_sum_pack(struct pack *pk, uint64_t size, uint64_t *ret)
-{
-	cleanup_free uint8_t *buf = malloc(FILE_SUM_CHUNK);
-	cleanup_digest struct digest *d = NULL;
-	int r;
-
-	if (!buf)
-		return -ENOMEM;
-	r = digest_new(&d);
-	if (r < 0)
-		return r;
-	(void)posix_fadvise(pack_fd(pk), 0, 0, POSIX_FADV_SEQUENTIAL);
-	for (uint64_t off = 0; off < size;) {
-		uint64_t left = size - off;
-		ssize_t n =
-			pack_read(pk, buf,
-				  left < FILE_SUM_CHUNK ? left : FILE_SUM_CHUNK,
-				  off);
-
-		if (n < 0)
-			return (int)n;
-		if (!n)
-			return -EBADMSG;
-		digest_update(d, buf, (size_t)n);
-		off += (uint64_t)n;
-	}
-	(void)posix_fadvise(pack_fd(pk), 0, 0, POSIX_FADV_NORMAL);
-	*ret = digest_value(d);
-	return 0;
 }
 
 /* Wrong bytes: the file is dropped with its unit, its open is a miss. */
@@ -109,9 +78,9 @@ static int file_load_inline(struct files *fs, struct node *nd,
 }
 
 static int file_load_pack(struct files *fs, struct node *nd,
-			  const struct inode *in, bool verify)
+			  const struct inode *in)
 {
-	uint64_t size, disk, sum;
+	uint64_t size, disk;
 	int r = pack_get(fs->t->packs, in->pack, &nd->pack);
 
 	if (r < 0)
@@ -119,12 +88,19 @@ static int file_load_pack(struct files *fs, struct node *nd,
 	r = pack_stat(nd->pack, &size, &disk);
 	if (r < 0)
 		return r;
-	if (size < in->size)
-		return -EBADMSG;
-	if (!verify || !(in->flags & INODE_SUMMED) ||
-	    file_verified(fs, in->ino))
+	return size < in->size ? -EBADMSG : 0;
+}
+
+/* Are they the bytes that were written? Asked once a mount. */
+static int file_verify(struct files *fs, struct node *nd,
+		       const struct inode *in)
+{
+	uint64_t sum;
+	int r;
+
+	if (!(in->flags & INODE_SUMMED) || file_verified(fs, in->ino))
 		return 0;
-	r = file_sum_pack(nd->pack, in->size, &sum);
+	r = content_sum(fs->t, nd, &sum);
 	if (r < 0)
 		return r;
 	if (sum != in->xxh3)
@@ -143,10 +119,16 @@ static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 		return 0;
 	if (in->flags & INODE_BAD)
 		return -ENOENT;
+	nd->size = in->size;
+	nd->recipe = in->recipe;
 	if (in->data == INODE_DATA_INLINE)
 		r = file_load_inline(fs, nd, in);
 	else if (in->data == INODE_DATA_PACK)
-		r = file_load_pack(fs, nd, in, verify);
+		r = file_load_pack(fs, nd, in);
+	else if (in->data == INODE_DATA_RECIPE)
+		r = content_remap(fs->t, nd);
+	if (r >= 0 && verify && (nd->pack || nd->map))
+		r = file_verify(fs, nd, in);
 	if (r < 0) {
 		node_unload(nd);
 		if (r == -EBADMSG || r == -EIO)
@@ -154,7 +136,6 @@ static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 		return r;
 	}
 	nd->kind = in->kind;
-	nd->size = in->size;
 	nd->mtime_ns = in->mtime_ns;
 	nd->ctime_ns = in->ctime_ns;
 	nd->loaded = true;
@@ -178,7 +159,7 @@ static int file_open_node(struct files *fs, struct node *nd, int flags,
 	if (r < 0)
 		return r;
 	if (flags & FILE_TRUNCATE) {
-		r = stage_empty(fs, nd);
+		r = stage_truncate(fs, nd, 0);
 		if (r < 0 && fresh && !nd->live)
 			node_unload(nd); /* not verified: for nobody else */
 		if (r < 0)
@@ -221,6 +202,9 @@ int file_open(struct files *fs, uint64_t ino, int flags,
 		entry_touch(fs->t->entries, in.entry, hit);
 		atomic_fetch_add(&fs->t->hits, hit);
 	}
+	f->background = flags & FILE_BACKGROUND;
+	if (f->background)
+		node_set_background(f->nd, true);
 	*ret = steal_ptr(f);
 	return 0;
 }
@@ -239,6 +223,8 @@ void file_close(struct store_file *f)
 		drop = !nd->writers && nd->bad;
 		pthread_rwlock_unlock(&nd->lock);
 	}
+	if (f->background)
+		node_set_background(nd, false);
 	if (drop)
 		(void)unit_drop_file(fs->t, nd->ino);
 	edit_put_node(fs->t, nd);
@@ -304,12 +290,7 @@ int file_truncate(struct files *fs, uint64_t ino, uint64_t size)
 	if (r < 0)
 		return r;
 	pthread_rwlock_wrlock(&f->nd->lock);
-	r = size > atomic_load(&fs->max_size) ? -EFBIG : 0;
-	if (r >= 0 && size)
-		r = stage_begin(fs, f->nd);
-	if (r >= 0)
-		r = size ? stage_resize(fs, f->nd, size)
-			 : stage_empty(fs, f->nd);
+	r = stage_truncate(fs, f->nd, size);
 	pthread_rwlock_unlock(&f->nd->lock);
 	file_close(f);
 	return r;

@@ -22,13 +22,15 @@ struct store_file {
 	struct node *nd;
 	bool writable;
 	bool dir;
+	bool background;
 };
 
 enum file_open_flags {
 	FILE_WRITE = 1 << 0,
 	FILE_TRUNCATE = 1 << 1,
 	FILE_DIRECTORY = 1 << 2,
-	FILE_QUIET = 1 << 3, /* our own use: no hit, no recency */
+	FILE_QUIET = 1 << 3,	  /* our own use: no hit, no recency */
+	FILE_BACKGROUND = 1 << 4, /* nor does it keep the file from going */
 };
 
 int file_open(struct files *fs, uint64_t ino, int flags,
@@ -50,8 +52,5 @@ void file_forget_mtime(struct files *fs, uint64_t ino);
 #define FILE_VERIFIED_MAX (UINT64_C(1) << 20)
 void file_set_verified(struct files *fs, uint64_t ino);
 bool file_verified(struct files *fs, uint64_t ino);
-
-/* The XXH3 of @size bytes of @pk; -EBADMSG if it is shorter. */
-int file_sum_pack(struct pack *pk, uint64_t size, uint64_t *ret);
 
 #endif

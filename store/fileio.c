@@ -4,35 +4,75 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "store/content.h"
+
 #define FILEIO_AHEAD_MAX (1 * MIB) /* preallocated ahead of an append */
-#define FILEIO_COPY_MAX (64 * MIB) /* per call: it holds the file's lock */
+#define FILEIO_COPY_MAX (16 * MIB) /* per call: in memory, or under a lock */
+
+/* -EAGAIN: blocks have moved. */
+static int fileio_read_memory(struct store_file *f, struct fileio_read *rd)
+{
+	ssize_t n;
+
+	rd->mem = malloc(rd->len);
+	if (!rd->mem)
+		return -ENOMEM;
+	n = content_read(f->fs->t, f->nd, rd->mem, rd->len, rd->pos);
+	if (n == (ssize_t)rd->len)
+		return 0;
+	free(steal_ptr(rd->mem));
+	return n < 0 ? (int)n : -EIO;
+}
+
+/* The node's lock is held. */
+static int fileio_read_locked(struct store_file *f, uint64_t off, size_t len,
+			      struct fileio_read *rd)
+{
+	struct node *nd = f->nd;
+
+	*rd = (struct fileio_read){ .pos = off };
+	if (off >= nd->size)
+		return 0;
+	rd->len = nd->size - off < len ? (size_t)(nd->size - off) : len;
+	if (rd->len && !nd->pack)
+		return fileio_read_memory(f, rd);
+	if (rd->len)
+		rd->pack = pack_ref(nd->pack);
+	return 0;
+}
+
+/* The blocks have moved: find them again, nobody else reading. */
+static int fileio_read_remap(struct store_file *f, uint64_t off, size_t len,
+			     struct fileio_read *rd)
+{
+	struct node *nd = f->nd;
+	int r = -EAGAIN;
+
+	pthread_rwlock_wrlock(&nd->lock);
+	while (r == -EAGAIN) {
+		r = nd->map ? content_remap(f->fs->t, nd) : 0;
+		if (r >= 0)
+			r = fileio_read_locked(f, off, len, rd);
+	}
+	pthread_rwlock_unlock(&nd->lock);
+	return r;
+}
 
 int fileio_read_begin(struct store_file *f, uint64_t off, size_t len,
 		      struct fileio_read *ret)
 {
-	struct node *nd = f->nd;
-	struct fileio_read rd = { .pos = off };
-	int r = 0;
+	struct fileio_read rd;
+	int r;
 
 	if (f->dir)
 		return -EISDIR;
-	pthread_rwlock_rdlock(&nd->lock);
-	if (off < nd->size)
-		rd.len = nd->size - off < len ? (size_t)(nd->size - off) : len;
-	if (rd.len && nd->pack) {
-		rd.pack = pack_ref(nd->pack);
-	} else if (rd.len && nd->inline_data) {
-		rd.mem = malloc(rd.len);
-		if (rd.mem)
-			memcpy(rd.mem, nd->inline_data + off, rd.len);
-		else
-			r = -ENOMEM;
-	} else if (rd.len) {
-		r = -EIO;
-	}
-	pthread_rwlock_unlock(&nd->lock);
+	pthread_rwlock_rdlock(&f->nd->lock);
+	r = fileio_read_locked(f, off, len, &rd);
+	pthread_rwlock_unlock(&f->nd->lock);
+	if (r == -EAGAIN)
+		r = fileio_read_remap(f, off, len, &rd);
 	if (r < 0)
-		return r;
+		return r == -EBADMSG ? -EIO : r;
 	*ret = rd;
 	return 0;
 }
@@ -61,19 +101,36 @@ static uint64_t fileio_ahead(const struct node *nd, uint64_t off, uint64_t len)
 	return ahead < len ? len : ahead;
 }
 
-/* Preallocate, then write. */
+/* Room on the disk for @len bytes at @off, and if that is beyond what there is
+ * so far, for @ahead in all. */
+static int fileio_allocate(struct node *nd, uint64_t off, uint64_t len,
+			   uint64_t ahead)
+{
+	int r;
+
+	if (off + len <= nd->alloc_end)
+		return 0;
+	r = pack_preallocate(nd->pack, off, ahead);
+	if (r < 0)
+		return r;
+	if (off <= nd->alloc_end)
+		nd->alloc_end = off + ahead;
+	return 0;
+}
+
 static int fileio_put(struct node *nd, uint64_t off, const void *buf,
 		      uint64_t len, uint64_t ahead)
 {
-	int r = 0;
+	int r = fileio_allocate(nd, off, len, ahead);
 
-	if (off + len > nd->alloc_end)
-		r = pack_fallocate(nd->pack, FALLOC_FL_KEEP_SIZE, off, ahead);
-	if (r < 0 && r != -EOPNOTSUPP)
-		return r;
-	if (!r && off + ahead > nd->alloc_end && off <= nd->alloc_end)
-		nd->alloc_end = off + ahead;
-	return pack_write(nd->pack, buf, len, off);
+	return r < 0 ? r : pack_write(nd->pack, buf, len, off);
+}
+
+/* An act failed: what it wrote or allocated must not show up later. */
+static void fileio_undo(struct node *nd)
+{
+	(void)pack_truncate(nd->pack, nd->size);
+	nd->alloc_end = nd->size;
 }
 
 /* The node's lock is held, @reserved bytes are charged. */
@@ -87,9 +144,7 @@ static int fileio_write_locked(struct store_file *f, uint64_t off,
 		return r;
 	r = fileio_put(nd, off, buf, len, ahead);
 	if (r < 0) {
-		/* What was written of it must not show up later. */
-		(void)pack_truncate(nd->pack, nd->size);
-		nd->alloc_end = nd->size;
+		fileio_undo(nd);
 		return r;
 	}
 	if (off + len > nd->size)
@@ -233,26 +288,42 @@ static ssize_t fileio_copy_plain(struct store_file *to, uint64_t to_off,
 	return r < 0 ? r : n;
 }
 
+/* The node's lock is held, @rd->len bytes are charged. */
+static ssize_t fileio_copy_locked(struct store_file *to, uint64_t to_off,
+				  struct fileio_read *rd)
+{
+	struct node *nd = to->nd;
+	ssize_t n = stage_begin(to->fs, nd);
+
+	if (n < 0)
+		return n;
+	n = fileio_allocate(nd, to_off, rd->len, rd->len);
+	if (n >= 0)
+		n = pack_copy_range(rd->pack, rd->pos, nd->pack, to_off,
+				    rd->len);
+	if (n <= 0) {
+		fileio_undo(nd);
+		return n;
+	}
+	if (to_off + (uint64_t)n > nd->size)
+		nd->size = to_off + (uint64_t)n;
+	nd->version++;
+	nd->mtime_ns = nd->ctime_ns = base_now_ns();
+	nd->mtime_dirty = true;
+	return n;
+}
+
 static ssize_t fileio_copy_packs(struct store_file *to, uint64_t to_off,
 				 struct fileio_read *rd)
 {
 	struct node *nd = to->nd;
-	uint64_t len = rd->len, bound = len + STAGE_SLACK_BYTES;
+	uint64_t bound = rd->len + STAGE_SLACK_BYTES;
 	ssize_t n = room_reserve(to->fs->t->room, stage_class(nd), bound);
 
 	if (n < 0)
 		return n;
 	pthread_rwlock_wrlock(&nd->lock);
-	n = stage_begin(to->fs, nd);
-	if (n >= 0)
-		n = pack_copy_range(rd->pack, rd->pos, nd->pack, to_off, len);
-	if (n > 0) {
-		if (to_off + (uint64_t)n > nd->size)
-			nd->size = to_off + (uint64_t)n;
-		nd->version++;
-		nd->mtime_ns = nd->ctime_ns = base_now_ns();
-		nd->mtime_dirty = true;
-	}
+	n = fileio_copy_locked(to, to_off, rd);
 	stage_settle(to->fs, nd, bound);
 	pthread_rwlock_unlock(&nd->lock);
 	return n;

@@ -113,20 +113,27 @@ static bool grow(struct hole_list *list)
 	return true;
 }
 
+static void add_locked(struct hole_list *list, const struct hole *hole)
+{
+	if (!list->n || !join(&list->at[list->n - 1], hole)) {
+		if (!grow(list))
+			return;
+		list->at[list->n++] = *hole;
+	}
+	list->bytes += hole->end - hole->off;
+}
+
 void holes_add(struct holes *h, uint64_t pack, uint64_t off, uint64_t len)
 {
 	struct hole hole = { pack, off, off + len };
-	struct hole_list *list = &h->added;
 
 	if (!len || off > INT64_MAX || len > INT64_MAX - off)
 		return;
-	LOCK_SCOPE(&h->lock);
-	if (!list->n || !join(&list->at[list->n - 1], &hole)) {
-		if (!grow(list))
-			return;
-		list->at[list->n++] = hole;
-	}
-	list->bytes += len;
+	pthread_mutex_lock(&h->lock);
+	add_locked(&h->added, &hole);
+	pthread_mutex_unlock(&h->lock);
+	/* The commit before it may be behind the last pin, the range not. */
+	notify_call(&h->cfg.changed);
 }
 
 void holes_pin(struct holes *h)
@@ -247,13 +254,22 @@ static void settle(struct holes *h, int64_t came_back)
 		h->cfg.credit(h->cfg.credit_arg, bytes);
 }
 
-/* Punch the ranges of one pack. */
+/* Punch the ranges of one pack, or keep them while it is in use. A doomed one
+ * gives all back when it goes. */
 static void punch_pack(struct holes *h, const struct hole *hole, size_t n)
 {
-	cleanup_close int fd =
-		packio_open(h->cfg.io, h->cfg.dir_fd, hole->pack);
+	cleanup_close int fd = -1;
 	size_t i;
 
+	if (h->cfg.packs && packs_doomed(h->cfg.packs, hole->pack))
+		return;
+	if (h->cfg.packs && packs_busy(h->cfg.packs, hole->pack)) {
+		for (i = 0; i < n; i++)
+			holes_add(h, hole[i].pack, hole[i].off,
+				  hole[i].end - hole[i].off);
+		return;
+	}
+	fd = packio_open(h->cfg.io, h->cfg.dir_fd, hole->pack);
 	for (i = 0; i < n && fd >= 0; i++)
 		settle(h, punch(h, fd, hole[i]));
 }

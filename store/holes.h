@@ -40,7 +40,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "store/packio.h"
+#include "store/pack.h"
 #include "store/section.h"
 
 /* Ranges beyond that many, apart from each other, are left as waste. */
@@ -51,6 +51,8 @@ struct holes;
 /*
  * @dir_fd:   of packs/.
  * @io:       NULL: the real calls.
+ * @packs:    a pack that is in use otherwise than for reading blocks keeps its
+ *            ranges until the next checkpoint; NULL: none is.
  * @readers:  of packs; NULL: there are none.
  * @credit:   told how many bytes came back; called without locks. May be NULL.
  *
@@ -59,9 +61,12 @@ struct holes;
 struct holes_config {
 	int dir_fd;
 	const struct pack_io *io;
+	struct packs *packs;
 	struct section *readers;
 	void (*credit)(void *arg, uint64_t bytes);
 	void *credit_arg;
+	struct notify
+		changed; /* ranges wait for a checkpoint; must not block */
 };
 int holes_open(const struct holes_config *cfg,
 	       struct holes **ret); /* -ENOMEM */

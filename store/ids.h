@@ -18,7 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define IDS_POOLS_MAX 4
+#define IDS_POOLS_MAX 5
 
 struct ids {
 	pthread_mutex_t lock; /* guards what follows */

@@ -2,7 +2,6 @@
 #include "store/index.h"
 
 #include <assert.h>
-#include <endian.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -13,26 +12,22 @@
 #include "store/ids.h"
 #include "store/mdbfile.h"
 #include "store/record.h"
+#include "store/value.h"
 
-#define CHECK_SIZE sizeof(uint32_t) /* behind every value */
-
-/*
- * What one operation adds to the file. Measured in an index of 10^5 files
- * under a pin, with a long free list: one file replaced by another in all
- * tables takes 48 new pages at most, two of them in one transaction 73. As
- * the file gets its blocks ahead, in steps, that is 96 pages of disk
- * (tests/test_snapshot.c).
- */
-#define TXN_BOUND_PAGES 128
+/* Of each block that comes or goes: its record, mostly beside the last one's,
+ * and its digest anywhere. */
+#define TXN_BLOCK_PAGES 2
 #define AHEAD_PAGES 64
 #define AHEAD_STEP_PAGES 32
 
 static const char *const table_names[INDEX_TABLES] = {
-	[INDEX_META] = "meta",	   [INDEX_INODE] = "inode",
-	[INDEX_INLINE] = "inline", [INDEX_DIRENT] = "dirent",
-	[INDEX_COOKIE] = "cookie", [INDEX_PACK] = "pack",
-	[INDEX_LRU] = "lru",	   [INDEX_ENTRY] = "entry",
-	[INDEX_ORPHAN] = "orphan",
+	[INDEX_META] = "meta",	     [INDEX_INODE] = "inode",
+	[INDEX_INLINE] = "inline",   [INDEX_DIRENT] = "dirent",
+	[INDEX_COOKIE] = "cookie",   [INDEX_PACK] = "pack",
+	[INDEX_LRU] = "lru",	     [INDEX_ENTRY] = "entry",
+	[INDEX_ORPHAN] = "orphan",   [INDEX_RECIPE] = "recipe",
+	[INDEX_BLOCK] = "block",     [INDEX_DIGEST] = "digest",
+	[INDEX_PENDING] = "pending",
 };
 
 static const struct {
@@ -42,6 +37,8 @@ static const struct {
 	[INDEX_ID_INO] = { "next_ino", RECORD_ROOT_INO + 1 },
 	[INDEX_ID_PACK] = { "next_pack", 1 },
 	[INDEX_ID_ENTRY] = { "next_entry", 1 },
+	[INDEX_ID_BLOCK] = { "next_block", 1 },
+	[INDEX_ID_RECIPE] = { "next_recipe", 1 },
 };
 
 struct index {
@@ -49,7 +46,7 @@ struct index {
 	MDB_dbi dbi[INDEX_TABLES];
 	uint64_t growth_bytes;
 	uint64_t most_bytes; /* of pages rewritten between two pins; 0: any */
-	uint64_t commits;    /* since the last pin */
+	uint64_t rewritten;  /* pages, about, since the last pin */
 	struct notify changed;
 	atomic_bool frozen;
 	struct ids ids;
@@ -63,8 +60,9 @@ struct index_txn {
 	struct index *ix;
 	MDB_txn *mdb; /* owned */
 	bool write;
-	bool dirty; /* something was put or deleted */
-	int error;  /* the first that LMDB cannot go on from */
+	bool touched;	  /* to be committed though nothing was changed */
+	unsigned changes; /* records put and deleted */
+	int error;	  /* the first that LMDB cannot go on from */
 };
 
 int index_begin(struct index *ix, bool write, struct index_txn **ret)
@@ -142,13 +140,14 @@ static void pinned(struct index *ix, uint64_t pages)
 {
 	LOCK_SCOPE(&ix->lock);
 	ix->pinned_pages = pages;
-	ix->commits = 0;
+	ix->rewritten = 0;
 	ix->told_changed = false;
 	ix->told_grown = false;
 }
 
 /* After a commit: take over its marks, and tell what there is to tell. */
-static void committed(struct index *ix, const uint64_t marks[INDEX_IDS])
+static void committed(struct index *ix, const uint64_t marks[INDEX_IDS],
+		      uint64_t rewritten)
 {
 	uint64_t pages = env_file_pages(&ix->env);
 	bool tell;
@@ -158,7 +157,7 @@ static void committed(struct index *ix, const uint64_t marks[INDEX_IDS])
 		ids_committed(&ix->ids, i, marks[i]);
 	{
 		LOCK_SCOPE(&ix->lock);
-		ix->commits++;
+		ix->rewritten += rewritten;
 		tell = !ix->told_changed;
 		ix->told_changed = true;
 		if (!ix->told_grown && pages > ix->pinned_pages &&
@@ -170,25 +169,43 @@ static void committed(struct index *ix, const uint64_t marks[INDEX_IDS])
 		notify_call(&ix->changed);
 }
 
+/* About how many pages the commit will have rewritten: one for each record, but
+ * no more than there are. */
+static uint64_t rewritten_pages(const struct index_txn *txn)
+{
+	uint64_t all = 0;
+	MDB_stat stat;
+
+	if (txn->changes <= INDEX_COMMIT_PAGES)
+		return INDEX_COMMIT_PAGES;
+	for (int i = 0; i < INDEX_TABLES; i++)
+		if (!mdb_stat(txn->mdb, txn->ix->dbi[i], &stat))
+			all += stat.ms_leaf_pages + stat.ms_branch_pages;
+	return txn->changes < all ? txn->changes : all;
+}
+
 int index_commit(struct index_txn *txn)
 {
 	struct index *ix = txn->ix;
 	MDB_txn *mdb = txn->mdb;
 	uint64_t marks[INDEX_IDS] = { 0 };
+	bool wanted = txn->touched || txn->changes;
+	uint64_t pages;
 	int r = txn->error;
 
-	if (r == 0 && txn->write && txn->dirty)
+	if (r == 0 && txn->write && wanted)
 		r = raise_marks(txn, marks);
-	if (r < 0 || !txn->dirty) {
+	if (r < 0 || !wanted) {
 		index_abort(txn);
 		return r;
 	}
 	if (txn->write)
 		env_allocate(&ix->env, AHEAD_PAGES, AHEAD_STEP_PAGES);
+	pages = rewritten_pages(txn);
 	free(txn); /* as LMDB does with its own, also when it fails */
 	r = env_commit(&ix->env, mdb, index_txn_bound(ix));
 	if (r == 0)
-		committed(ix, marks);
+		committed(ix, marks, pages);
 	else if (index_frozen(ix))
 		notify_call(&ix->changed);
 	return r;
@@ -206,42 +223,16 @@ static MDB_val mdb_key(const struct record_key *key)
 	return (MDB_val){ key->len, bytes.out };
 }
 
-/* Covers table and key too: a value in the wrong place does not match. */
-static uint32_t value_check(enum index_table table, const MDB_val *key,
-			    const void *val, size_t len)
+static struct value_place value_at(enum index_table table, const MDB_val *key)
 {
-	uint8_t buf[1 + RECORD_KEY_MAX + CHECK_SIZE];
-	uint32_t check = htole32(digest_check32(len ? val : "", len));
-
-	buf[0] = (uint8_t)table;
-	memcpy(buf + 1, key->mv_data, key->mv_size);
-	memcpy(buf + 1 + key->mv_size, &check, CHECK_SIZE);
-	return digest_check32(buf, 1 + key->mv_size + CHECK_SIZE);
-}
-
-/* Verify a stored value and copy it out. Returns its length. */
-static ssize_t value_out(enum index_table table, const MDB_val *key,
-			 const MDB_val *stored, void *buf, size_t size)
-{
-	uint32_t check;
-	size_t len;
-
-	if (stored->mv_size < CHECK_SIZE || stored->mv_size - CHECK_SIZE > size)
-		return -EBADMSG;
-	len = stored->mv_size - CHECK_SIZE;
-	memcpy(&check, (const uint8_t *)stored->mv_data + len, CHECK_SIZE);
-	if (le32toh(check) != value_check(table, key, stored->mv_data, len))
-		return -EBADMSG;
-	if (len)
-		memcpy(buf, stored->mv_data, len);
-	return (ssize_t)len;
+	return (struct value_place){ (uint8_t)table, key->mv_data,
+				     key->mv_size };
 }
 
 ssize_t index_get(struct index_txn *txn, enum index_table table,
 		  const struct record_key *key, void *buf, size_t size)
 {
-	MDB_val k = mdb_key(key);
-	MDB_val v;
+	MDB_val k = mdb_key(key), v;
 	int r;
 
 	if (txn->error)
@@ -249,7 +240,7 @@ ssize_t index_get(struct index_txn *txn, enum index_table table,
 	r = txn_result(txn, mdb_get(txn->mdb, txn->ix->dbi[table], &k, &v));
 	if (r < 0)
 		return r;
-	return value_out(table, &k, &v, buf, size);
+	return value_out(value_at(table, &k), v.mv_data, v.mv_size, buf, size);
 }
 
 int index_put(struct index_txn *txn, enum index_table table,
@@ -257,9 +248,8 @@ int index_put(struct index_txn *txn, enum index_table table,
 	      bool fresh)
 {
 	MDB_val k = mdb_key(key);
-	MDB_val v = { len + CHECK_SIZE, NULL };
+	MDB_val v = { len + VALUE_CHECK_SIZE, NULL };
 	unsigned flags = MDB_RESERVE | (fresh ? MDB_NOOVERWRITE : 0);
-	uint32_t check;
 	int r;
 
 	assert(txn->write);
@@ -267,15 +257,12 @@ int index_put(struct index_txn *txn, enum index_table table,
 		return txn->error;
 	if (len > INDEX_VALUE_MAX)
 		return -EINVAL;
-	check = htole32(value_check(table, &k, val, len));
 	r = txn_result(txn,
 		       mdb_put(txn->mdb, txn->ix->dbi[table], &k, &v, flags));
 	if (r < 0)
 		return r;
-	if (len)
-		memcpy(v.mv_data, val, len);
-	memcpy((uint8_t *)v.mv_data + len, &check, CHECK_SIZE);
-	txn->dirty = true;
+	value_in(value_at(table, &k), val, len, v.mv_data);
+	txn->changes++;
 	return 0;
 }
 
@@ -291,7 +278,7 @@ int index_del(struct index_txn *txn, enum index_table table,
 	r = txn_result(txn, mdb_del(txn->mdb, txn->ix->dbi[table], &k, NULL));
 	if (r < 0)
 		return r;
-	txn->dirty = true;
+	txn->changes++;
 	return 0;
 }
 
@@ -331,8 +318,7 @@ static int iter_step(struct index_iter *it, MDB_val *key, MDB_val *val)
 int index_next(struct index_iter *it, struct record_key *ret_key, void *buf,
 	       size_t size, size_t *ret_len)
 {
-	MDB_val k = { 0, NULL };
-	MDB_val v = { 0, NULL };
+	MDB_val k = { 0, NULL }, v = { 0, NULL };
 	ssize_t len;
 	int r;
 
@@ -352,7 +338,8 @@ int index_next(struct index_iter *it, struct record_key *ret_key, void *buf,
 	it->at.len = k.mv_size;
 	memcpy(it->at.bytes, k.mv_data, k.mv_size);
 	*ret_key = it->at;
-	len = value_out(it->table, &k, &v, buf, size);
+	len = value_out(value_at(it->table, &k), v.mv_data, v.mv_size, buf,
+			size);
 	if (len < 0)
 		return (int)len;
 	*ret_len = (size_t)len;
@@ -387,7 +374,7 @@ int index_top_up_ids(struct index *ix)
 	r = index_begin(ix, true, &txn);
 	if (r < 0)
 		return r;
-	txn->dirty = true; /* the commit raises the marks */
+	txn->touched = true; /* the commit raises the marks */
 	return index_commit(txn);
 }
 
@@ -434,7 +421,7 @@ static int prepare(struct index *ix, int flags)
 	for (i = 0; r == 0 && i < INDEX_IDS; i++)
 		r = load_mark(txn, i, created, skip);
 	/* Commit a reader too: an abort would close the tables again. */
-	txn->dirty = true;
+	txn->touched = true;
 	txn->error = r;
 	return index_commit(txn);
 }
@@ -476,7 +463,7 @@ void index_close(struct index *ix)
 
 size_t index_leaf_max(const struct index *ix)
 {
-	return env_leaf_max(&ix->env, sizeof(uint64_t)) - CHECK_SIZE;
+	return env_leaf_max(&ix->env, sizeof(uint64_t)) - VALUE_CHECK_SIZE;
 }
 
 uint64_t index_disk_bytes(const struct index *ix)
@@ -486,7 +473,13 @@ uint64_t index_disk_bytes(const struct index *ix)
 
 uint64_t index_txn_bound(const struct index *ix)
 {
-	return TXN_BOUND_PAGES * ix->env.page_size;
+	return INDEX_TXN_PAGES * ix->env.page_size;
+}
+
+uint64_t index_blocks_bound(const struct index *ix, unsigned blocks)
+{
+	return (INDEX_TXN_PAGES + TXN_BLOCK_PAGES * (uint64_t)blocks) *
+	       ix->env.page_size;
 }
 
 uint64_t index_txnid(const struct index *ix)
@@ -504,8 +497,7 @@ bool index_overgrown(struct index *ix)
 {
 	LOCK_SCOPE(&ix->lock);
 	return ix->most_bytes &&
-	       ix->commits * INDEX_COMMIT_PAGES * ix->env.page_size >=
-		       ix->most_bytes;
+	       ix->rewritten * ix->env.page_size >= ix->most_bytes;
 }
 
 static int count(struct index_txn *txn, struct index_stat *ret)

@@ -5,32 +5,37 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <syslog.h>
 
+#include "store/cut.h"
+#include "store/idle.h"
 #include "store/table.h"
-
-/* linux/ioprio.h is not in all kernel headers that we build with. */
-#define INGEST_IOPRIO_WHO_PROCESS 1
-#define INGEST_IOPRIO_IDLE (3 << 13)
 
 /* Between two tries of closes that failed: twice as long each time. */
 #define INGEST_RETRY_MIN_MS 1000
 #define INGEST_RETRY_MAX_MS (INT64_C(60) * 1000)
 
-/* A ring of inodes. */
+struct ingest_item {
+	uint64_t ino;
+	uint64_t bytes;
+};
+
+/* A ring. */
 struct ingest_queue {
-	uint64_t *inos; /* owned */
-	size_t size;	/* 0 or a power of two */
+	struct ingest_item *v; /* owned */
+	size_t size;	       /* 0 or a power of two */
 	size_t head;
 	size_t count;
+	uint64_t bytes; /* of all that wait */
 };
 
 struct ingest {
-	struct files *fs;
+	struct cutter cutter;
+	atomic_bool hurry; /* it is to end: no more cutting */
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards all below */
 	pthread_cond_t wake;
+	pthread_cond_t less; /* a file less waits */
 	bool stop;
 	bool busy;
 	struct ingest_queue queue;
@@ -39,89 +44,40 @@ struct ingest {
 	struct timespec retry_at;  /* monotonic */
 };
 
-/* A file whose writers are gone, held while its bytes are read. */
-struct ingest_job {
-	struct store_file *file;
-	struct pack *pack;
-	uint64_t size;
-	uint64_t version;
-};
-
-static int ingest_begin(struct files *fs, uint64_t ino, struct ingest_job *job)
+/* The thread is to end: is there no need to look at the file? */
+static bool ingest_can_wait(struct ingest *in, uint64_t ino)
 {
-	struct node *nd;
-	int r = file_open(fs, ino, FILE_QUIET, &job->file);
+	cleanup_txn struct index_txn *txn = NULL;
+	struct inode inode;
 
-	if (r < 0)
-		return r;
-	nd = job->file->nd;
-	pthread_rwlock_rdlock(&nd->lock);
-	if (!nd->live && nd->pack)
-		job->pack = pack_ref(nd->pack);
-	job->size = nd->size;
-	job->version = nd->version;
-	pthread_rwlock_unlock(&nd->lock);
-	return 0;
+	if (!atomic_load(&in->hurry))
+		return false;
+	idle_io(false);
+	return index_begin(in->cutter.fs->t->ix, false, &txn) >= 0 &&
+	       table_inode_get(txn, ino, &inode) >= 0 &&
+	       !(inode.flags & INODE_WRITERS) && (inode.flags & INODE_SUMMED);
 }
 
-static int ingest_commit(struct files *fs, const struct ingest_job *job,
-			 uint64_t sum)
+static void ingest_one(struct ingest *in, uint64_t ino)
 {
-	cleanup_edit struct edit e = EDIT_INIT;
-	struct inode in;
-	int r = edit_begin(fs->t, QUOTA_SYSTEM, &e);
-
-	if (r < 0)
-		return r;
-	r = table_inode_get(e.txn, job->file->nd->ino, &in);
-	if (r < 0)
-		return r;
-	if (in.data != INODE_DATA_PACK || in.pack != pack_id(job->pack))
-		return 0;
-	in.xxh3 = sum;
-	in.flags |= INODE_SUMMED;
-	r = table_inode_put(e.txn, &in);
-	if (r < 0)
-		return r;
-	return edit_commit(&e);
-}
-
-static int ingest_sum(struct files *fs, const struct ingest_job *job)
-{
-	struct node *nd = job->file->nd;
-	uint64_t sum;
-	int r = file_sum_pack(job->pack, job->size, &sum);
-
-	pthread_rwlock_wrlock(&nd->lock);
-	if (nd->live || nd->version != job->version) {
-		r = 0; /* other bytes by now, to be summed at their close */
-	} else if (r >= 0) {
-		r = ingest_commit(fs, job, sum);
-		if (r >= 0)
-			file_set_verified(fs, nd->ino);
-	}
-	pthread_rwlock_unlock(&nd->lock);
-	return r;
-}
-
-static void ingest_one(struct files *fs, uint64_t ino)
-{
-	struct ingest_job job = { .file = NULL };
+	struct files *fs = in->cutter.fs;
+	struct store_file *f;
 	char text[128];
-	int r = ingest_begin(fs, ino, &job);
+	int r;
 
+	if (ingest_can_wait(in, ino)) /* for the next mount */
+		return;
+	r = file_open(fs, ino, FILE_QUIET | FILE_BACKGROUND, &f);
 	if (r < 0) /* gone meanwhile, or dropped as damaged and reported */
 		return;
-	if (job.pack)
-		r = ingest_sum(fs, &job);
+	r = cut_file(&in->cutter, f);
 	if (r < 0 && r != -EROFS) {
 		snprintf(text, sizeof(text),
 			 "checksum of inode %" PRIu64 ": %s", ino,
 			 strerror(-r));
 		fs->report(fs->report_arg, LOG_WARNING, text);
 	}
-	pack_put(job.pack);
-	file_close(job.file);
+	file_close(f);
 }
 
 /* Has the close of @ino failed, also when the ingest closed it again? */
@@ -142,52 +98,55 @@ static bool ingest_is_stuck(struct files *fs, uint64_t ino)
 static int ingest_grow(struct ingest_queue *q)
 {
 	size_t size = q->size ? q->size * 2 : 256;
-	uint64_t *bigger = calloc(size, sizeof(*bigger));
+	struct ingest_item *bigger = calloc(size, sizeof(*bigger));
 
 	if (!bigger)
 		return -ENOMEM;
 	for (size_t i = 0; i < q->count; i++)
-		bigger[i] = q->inos[(q->head + i) & (q->size - 1)];
-	free(q->inos);
-	q->inos = bigger;
+		bigger[i] = q->v[(q->head + i) & (q->size - 1)];
+	free(q->v);
+	q->v = bigger;
 	q->size = size;
 	q->head = 0;
 	return 0;
 }
 
 /* Out of memory: it is left out, see ingest_add(). */
-static void ingest_push(struct ingest_queue *q, uint64_t ino)
+static void ingest_push(struct ingest_queue *q, struct ingest_item item)
 {
 	if (q->count == q->size && ingest_grow(q) < 0)
 		return;
-	q->inos[(q->head + q->count++) & (q->size - 1)] = ino;
+	q->v[(q->head + q->count++) & (q->size - 1)] = item;
+	q->bytes += item.bytes;
 }
 
-static uint64_t ingest_pop(struct ingest_queue *q)
+static struct ingest_item ingest_pop(struct ingest_queue *q)
 {
-	uint64_t ino = q->inos[q->head];
+	struct ingest_item item = q->v[q->head];
 
 	q->head = (q->head + 1) & (q->size - 1);
 	q->count--;
-	return ino;
+	q->bytes -= item.bytes;
+	return item;
 }
 
 static void ingest_work_locked(struct ingest *in)
 {
-	uint64_t ino = ingest_pop(&in->queue);
+	struct ingest_item item = ingest_pop(&in->queue);
 	bool stuck;
 
 	in->busy = true;
 	pthread_mutex_unlock(&in->lock);
-	ingest_one(in->fs, ino);
-	stuck = ingest_is_stuck(in->fs, ino);
+	ingest_one(in, item.ino);
+	stuck = ingest_is_stuck(in->cutter.fs, item.ino);
 	pthread_mutex_lock(&in->lock);
 	in->busy = false;
+	pthread_cond_broadcast(&in->less);
 	if (!stuck || in->stop)
 		return;
 	if (!in->stuck.count)
 		in->retry_at = base_deadline(in->retry_ms * 1000);
-	ingest_push(&in->stuck, ino);
+	ingest_push(&in->stuck, item);
 }
 
 /* Have the stuck ones tried again. */
@@ -216,10 +175,9 @@ static void *ingest_run(void *arg)
 {
 	struct ingest *in = arg;
 
-	/* Nobody waits for a checksum; a refusal costs only politeness. Not
-	 * nice(2): this thread holds the index's write lock now and then. */
-	(void)syscall(SYS_ioprio_set, INGEST_IOPRIO_WHO_PROCESS, 0,
-		      INGEST_IOPRIO_IDLE);
+	/* Not idle as a whole: it holds the index's write lock now and then. */
+	idle_io(true);
+	(void)pthread_setname_np(pthread_self(), "ingest");
 	pthread_mutex_lock(&in->lock);
 	for (;;) {
 		if (in->queue.count)
@@ -242,9 +200,11 @@ int ingest_start(struct files *fs, struct ingest **ret)
 
 	if (!in)
 		return -ENOMEM;
-	in->fs = fs;
+	in->cutter = (struct cutter){ .fs = fs, .stop = &in->hurry };
 	in->retry_ms = INGEST_RETRY_MIN_MS;
 	r = base_cond_init(&in->wake);
+	if (r >= 0)
+		r = base_cond_init(&in->less);
 	if (r < 0) {
 		free(in);
 		return r;
@@ -259,11 +219,22 @@ int ingest_start(struct files *fs, struct ingest **ret)
 	return 0;
 }
 
-void ingest_add(struct ingest *in, uint64_t ino)
+void ingest_add(struct ingest *in, uint64_t ino, uint64_t bytes)
 {
 	LOCK_SCOPE(&in->lock);
-	ingest_push(&in->queue, ino);
+	ingest_push(&in->queue, (struct ingest_item){ ino, bytes });
 	pthread_cond_signal(&in->wake);
+}
+
+void ingest_pace(struct ingest *in)
+{
+	struct timespec until = base_deadline(INGEST_PAUSE_MS * INT64_C(1000));
+
+	LOCK_SCOPE(&in->lock);
+	while (in->queue.bytes > INGEST_BACKLOG_BYTES && !in->stop &&
+	       pthread_cond_timedwait(&in->less, &in->lock, &until) !=
+		       ETIMEDOUT) {
+	}
 }
 
 uint64_t ingest_pending(struct ingest *in)
@@ -276,14 +247,16 @@ void ingest_stop(struct ingest *in)
 {
 	if (!in)
 		return;
+	atomic_store(&in->hurry, true);
 	pthread_mutex_lock(&in->lock);
 	in->stop = true;
 	pthread_cond_signal(&in->wake);
 	pthread_mutex_unlock(&in->lock);
 	pthread_join(in->thread, NULL);
 	pthread_cond_destroy(&in->wake);
+	pthread_cond_destroy(&in->less);
 	pthread_mutex_destroy(&in->lock);
-	free(in->queue.inos);
-	free(in->stuck.inos);
+	free(in->queue.v);
+	free(in->stuck.v);
 	free(in);
 }

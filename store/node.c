@@ -6,6 +6,7 @@
 
 #include "store/base.h"
 #include "store/pack.h"
+#include "store/recipe.h"
 
 #define NODES_BUCKETS 16384
 
@@ -60,8 +61,7 @@ static struct node *node_new(struct nodes *ns, uint64_t ino)
 
 static void node_free(struct node *nd)
 {
-	pack_put(nd->pack);
-	free(nd->inline_data);
+	node_unload(nd);
 	pthread_rwlock_destroy(&nd->lock);
 	free(nd);
 }
@@ -156,7 +156,13 @@ bool node_is_open(struct nodes *ns, uint64_t ino)
 
 	LOCK_SCOPE(&ns->lock);
 	nd = *node_slot(ns, ino);
-	return nd && nd->opens;
+	return nd && nd->opens > nd->background;
+}
+
+void node_set_background(struct node *nd, bool background)
+{
+	LOCK_SCOPE(&nd->nodes->lock);
+	nd->background += background ? 1 : -1U;
 }
 
 bool node_put(struct node *nd)
@@ -211,6 +217,7 @@ bool node_claim_end(struct node *nd)
 void node_unload(struct node *nd)
 {
 	pack_put(steal_ptr(nd->pack));
+	recipe_map_free(steal_ptr(nd->map));
 	free(steal_ptr(nd->inline_data));
 	nd->loaded = false;
 }

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 struct pack;
+struct recipe_map;
 struct nodes;
 
 struct node {
@@ -45,16 +46,19 @@ struct node {
 	int64_t mtime_ns;
 	int64_t ctime_ns;
 	uint64_t entry;
-	uint64_t alloc_end;   /* bytes preallocated up to here */
-	uint64_t disk;	      /* bytes charged for @pack while live */
-	uint64_t version;     /* raised by each change of the bytes */
-	struct pack *pack;    /* owned use, or NULL */
-	uint8_t *inline_data; /* owned, @size bytes, or NULL */
+	uint64_t alloc_end;	/* bytes preallocated up to here */
+	uint64_t disk;		/* bytes charged for @pack while live */
+	uint64_t version;	/* raised by each change of the bytes */
+	struct pack *pack;	/* owned use, or NULL */
+	uint64_t recipe;	/* of @map */
+	struct recipe_map *map; /* owned, or NULL */
+	uint8_t *inline_data;	/* owned, @size bytes, or NULL */
 
 	/* private to node.c, guarded by the table's mutex */
 	struct nodes *nodes;
 	struct node *next;
 	unsigned opens;
+	unsigned background; /* of these */
 	unsigned claims;
 	bool dead;
 };
@@ -74,7 +78,11 @@ int node_get(struct nodes *ns, uint64_t ino, struct node **ret);
 int node_get_settled(struct nodes *ns, uint64_t ino, struct node **ret);
 /* Only if it is open already: the node with one more use, or NULL. */
 struct node *node_find(struct nodes *ns, uint64_t ino);
+/* By somebody else than our own background work. */
 bool node_is_open(struct nodes *ns, uint64_t ino);
+/* One of the uses is, or is no more, for work that gives way when the inode is
+ * to be removed. */
+void node_set_background(struct node *nd, bool background);
 /* Returns true if this was the last use: the node is gone. */
 bool node_put(struct node *nd);
 

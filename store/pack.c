@@ -24,6 +24,7 @@ struct pack {
 	uint64_t id;
 	int fd;		     /* set before a use is handed out, else -1 */
 	atomic_bool changed; /* changes under the lock, read without it */
+	atomic_uint_least64_t moved; /* generation of the last move away */
 
 	/* Guarded by the lock of @ps. */
 	SLIST_ENTRY(pack) by_id;
@@ -31,6 +32,7 @@ struct pack {
 	SLIST_ENTRY(pack) by_sync;
 	SLIST_ENTRY(pack) by_doom;
 	unsigned uses;
+	unsigned block_uses; /* of these */
 	bool fresh;
 	bool syncing;
 	bool doomed;
@@ -52,6 +54,7 @@ struct packs_batch {
 struct packs {
 	struct packs_config cfg;
 	atomic_uint_least64_t dirty_bytes;
+	atomic_uint_least64_t generation; /* moves so far */
 
 	pthread_mutex_t lock; /* guards the rest */
 	struct pack_slist by_id[BUCKETS];
@@ -78,14 +81,13 @@ int packs_open(const struct packs_config *cfg, struct packs **ret)
 void packs_close(struct packs *ps)
 {
 	struct pack *pk;
-	struct pack *next;
 	size_t i;
 
 	if (!ps)
 		return;
 	for (i = 0; i < BUCKETS; i++) {
-		for (pk = SLIST_FIRST(&ps->by_id[i]); pk; pk = next) {
-			next = SLIST_NEXT(pk, by_id);
+		while ((pk = SLIST_FIRST(&ps->by_id[i]))) {
+			SLIST_REMOVE_HEAD(&ps->by_id[i], by_id);
 			assert(!pk->uses);
 			free(pk);
 		}
@@ -101,14 +103,20 @@ static struct pack_slist *bucket_of(struct packs *ps, uint64_t id)
 	return &ps->by_id[id % BUCKETS];
 }
 
-/* The pack, added to the table if it is not there; NULL without memory. */
-static struct pack *obtain_locked(struct packs *ps, uint64_t id)
+static struct pack *find_locked(struct packs *ps, uint64_t id)
 {
-	struct pack_slist *bucket = bucket_of(ps, id);
-	struct pack *pk = SLIST_FIRST(bucket);
+	struct pack *pk = SLIST_FIRST(bucket_of(ps, id));
 
 	while (pk && pk->id != id)
 		pk = SLIST_NEXT(pk, by_id);
+	return pk;
+}
+
+/* The pack, added to the table if it is not there; NULL without memory. */
+static struct pack *obtain_locked(struct packs *ps, uint64_t id)
+{
+	struct pack *pk = find_locked(ps, id);
+
 	if (pk)
 		return pk;
 	pk = calloc(1, sizeof(*pk));
@@ -117,7 +125,9 @@ static struct pack *obtain_locked(struct packs *ps, uint64_t id)
 	pk->ps = ps;
 	pk->id = id;
 	pk->fd = -1;
-	SLIST_INSERT_HEAD(bucket, pk, by_id);
+	/* What moved away while nobody used it may have been looked up before. */
+	atomic_init(&pk->moved, atomic_load(&ps->generation));
+	SLIST_INSERT_HEAD(bucket_of(ps, id), pk, by_id);
 	return pk;
 }
 
@@ -143,6 +153,7 @@ static int use_locked(struct pack *pk)
 
 	if (pk->freeing)
 		return -ENOENT;
+	/* While it is in use, others read it without the lock. */
 	if (!pk->uses) {
 		fd = packio_open(cfg->io, cfg->dir_fd, pk->id);
 		if (fd < 0)
@@ -211,21 +222,31 @@ int pack_create(struct packs *ps, uint64_t id, struct pack **ret)
 	return 0;
 }
 
-int pack_get(struct packs *ps, uint64_t id, struct pack **ret)
+static int get(struct packs *ps, uint64_t id, unsigned block_uses,
+	       struct pack **ret)
 {
 	LOCK_SCOPE(&ps->lock);
 	struct pack *pk = obtain_locked(ps, id);
-	int r;
+	int r = pk ? use_locked(pk) : -ENOMEM;
 
-	if (!pk)
-		return -ENOMEM;
-	r = use_locked(pk);
 	if (r < 0) {
-		settle_locked(pk);
+		if (pk)
+			settle_locked(pk);
 		return r;
 	}
+	pk->block_uses += block_uses;
 	*ret = pk;
 	return 0;
+}
+
+int pack_get(struct packs *ps, uint64_t id, struct pack **ret)
+{
+	return get(ps, id, 0, ret);
+}
+
+int pack_get_blocks(struct packs *ps, uint64_t id, struct pack **ret)
+{
+	return get(ps, id, 1, ret);
 }
 
 struct pack *pack_ref(struct pack *pk)
@@ -257,6 +278,30 @@ void pack_put(struct pack *pk)
 		pack_free_file(pk);
 }
 
+void pack_put_blocks(struct pack *pk)
+{
+	pthread_mutex_lock(&pk->ps->lock);
+	pk->block_uses--;
+	pthread_mutex_unlock(&pk->ps->lock);
+	pack_put(pk);
+}
+
+bool packs_busy(struct packs *ps, uint64_t id)
+{
+	LOCK_SCOPE(&ps->lock);
+	const struct pack *pk = find_locked(ps, id);
+
+	return pk && pk->uses > pk->block_uses;
+}
+
+bool packs_doomed(struct packs *ps, uint64_t id)
+{
+	LOCK_SCOPE(&ps->lock);
+	const struct pack *pk = find_locked(ps, id);
+
+	return pk && pk->doomed;
+}
+
 uint64_t pack_id(const struct pack *pk)
 {
 	return pk->id;
@@ -273,14 +318,35 @@ bool pack_fresh(struct pack *pk)
 	return pk->fresh;
 }
 
+uint64_t packs_generation(const struct packs *ps)
+{
+	return atomic_load(&ps->generation);
+}
+
+uint64_t pack_moved(const struct pack *pk)
+{
+	return atomic_load(&pk->moved);
+}
+
+/* For a pack that is not in the table see obtain_locked(). */
+void packs_moved(struct packs *ps, uint64_t id)
+{
+	LOCK_SCOPE(&ps->lock);
+	uint64_t generation = atomic_fetch_add(&ps->generation, 1) + 1;
+	struct pack *pk = find_locked(ps, id);
+
+	if (pk)
+		atomic_store(&pk->moved, generation);
+}
+
 /* --- Bytes -------------------------------------------------------------- */
 
-/*
- * Note that @bytes were written. Called after the act and before anything
- * commits that names the bytes: a pin that comes in between takes a snapshot
- * without them, and the next one finds the pack again.
- */
-static void pack_changed(struct pack *pk, uint64_t bytes)
+const struct pack_io *pack_io(const struct pack *pk)
+{
+	return pk->ps->cfg.io;
+}
+
+void pack_changed(struct pack *pk, uint64_t bytes)
 {
 	struct packs *ps = pk->ps;
 	uint64_t due = ps->cfg.dirty_bytes;
@@ -295,59 +361,13 @@ static void pack_changed(struct pack *pk, uint64_t bytes)
 		notify_call(&ps->cfg.due);
 }
 
-ssize_t pack_read(struct pack *pk, void *buf, size_t len, uint64_t off)
+int packs_stat(struct packs *ps, uint64_t id, uint64_t *ret_disk_bytes)
 {
-	return packio_read(pk->ps->cfg.io, pk->fd, buf, len, off);
-}
-
-int pack_write(struct pack *pk, const void *buf, size_t len, uint64_t off)
-{
-	int r = packio_write(pk->ps->cfg.io, pk->fd, buf, len, off);
-
-	pack_changed(pk, len);
-	return r;
-}
-
-int pack_truncate(struct pack *pk, uint64_t size)
-{
-	int r = packio_truncate(pk->ps->cfg.io, pk->fd, size);
-
-	pack_changed(pk, 0);
-	return r;
-}
-
-int pack_fallocate(struct pack *pk, int mode, uint64_t off, uint64_t len)
-{
-	int r = packio_fallocate(pk->ps->cfg.io, pk->fd, mode, off, len);
-
-	pack_changed(pk, 0);
-	return r;
-}
-
-int pack_clone(struct pack *from, struct pack *to, uint64_t len)
-{
-	int r = packio_clone(to->ps->cfg.io, from->fd, to->fd, len);
-
-	pack_changed(to, len);
-	return r;
-}
-
-ssize_t pack_copy_range(struct pack *from, uint64_t from_off, struct pack *to,
-			uint64_t to_off, uint64_t len)
-{
-	ssize_t n = packio_copy_range(from->fd, from_off, to->fd, to_off, len);
-
-	pack_changed(to, n > 0 ? (uint64_t)n : 0);
-	return n;
-}
-
-int pack_stat(struct pack *pk, uint64_t *ret_size, uint64_t *ret_disk_bytes)
-{
+	struct packio_name name = packio_name(id);
 	struct stat st;
 
-	if (fstat(pk->fd, &st) < 0)
+	if (fstatat(ps->cfg.dir_fd, name.text, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	*ret_size = (uint64_t)st.st_size;
 	*ret_disk_bytes = packio_disk_bytes(&st);
 	return 0;
 }
@@ -359,8 +379,7 @@ static struct pack *doom_locked(struct packs *ps, uint64_t id, uint64_t bytes)
 {
 	struct pack *pk = obtain_locked(ps, id);
 
-	/* Without memory the file stays until the sweep of the next open. */
-	if (!pk || pk->doomed)
+	if (!pk || pk->doomed) /* no memory: left to the next sweep */
 		return NULL;
 	pk->doomed = true;
 	pk->doomed_bytes = bytes;
@@ -373,15 +392,14 @@ static struct pack *doom_locked(struct packs *ps, uint64_t id, uint64_t bytes)
 
 void pack_doom(struct packs *ps, uint64_t id)
 {
-	struct packio_name name = packio_name(id);
 	struct pack *claimed;
-	struct stat st;
+	uint64_t bytes = 0;
 
-	if (fstatat(ps->cfg.dir_fd, name.text, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (packs_stat(ps, id, &bytes) < 0)
 		return;
 	{
 		LOCK_SCOPE(&ps->lock);
-		claimed = doom_locked(ps, id, packio_disk_bytes(&st));
+		claimed = doom_locked(ps, id, bytes);
 	}
 	if (claimed)
 		pack_free_file(claimed);
@@ -422,11 +440,10 @@ struct packs_batch *packs_pin(struct packs *ps)
 
 static int start_writeback(const struct pack_io *io, int fd)
 {
+	int r = sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+
 	(void)io;
-	if (sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) < 0 &&
-	    errno != ENOSYS)
-		return base_sync_error();
-	return 0;
+	return r < 0 && errno != ENOSYS ? base_sync_error() : 0;
 }
 
 static int finish_writeback(const struct pack_io *io, int fd)
@@ -446,9 +463,7 @@ static int batch_each(struct packs *ps, struct packs_batch *batch,
 			LOCK_SCOPE(&ps->lock);
 			r = use_locked(pk);
 		}
-		/* A file that somebody removed shows when it is verified; it
-		 * must not hold up all the others. */
-		if (r == -ENOENT)
+		if (r == -ENOENT) /* shows when the file is verified */
 			continue;
 		if (r < 0)
 			return r;
@@ -462,12 +477,10 @@ static int batch_each(struct packs *ps, struct packs_batch *batch,
 
 int packs_sync(struct packs *ps, struct packs_batch *batch)
 {
-	int r;
+	int r = batch_each(ps, batch, start_writeback);
 
-	r = batch_each(ps, batch, start_writeback);
-	if (r < 0)
-		return r;
-	r = batch_each(ps, batch, finish_writeback);
+	if (r >= 0)
+		r = batch_each(ps, batch, finish_writeback);
 	if (r < 0)
 		return r;
 	if (batch->new_names && ps->cfg.io->fsync(ps->cfg.dir_fd) < 0)
@@ -478,11 +491,13 @@ int packs_sync(struct packs *ps, struct packs_batch *batch)
 /* True if the caller is to free the pack's file. */
 static bool release_locked(struct pack *pk, bool safe)
 {
-	if (safe) {
-		pk->freeable = true;
-		return claim_locked(pk);
-	}
+	pk->freeable = safe;
+	if (claim_locked(pk))
+		return true;
 	pk->ps->doomed_bytes -= pk->doomed_bytes;
+	pk->doomed_bytes = 0;
+	if (safe) /* with its last use */
+		return false;
 	pk->doomed = false;
 	settle_locked(pk);
 	return false;
@@ -519,8 +534,8 @@ void packs_release(struct packs *ps, struct packs_batch *batch, bool safe)
 			settle_locked(pk);
 		}
 	}
-	while (release_doomed(ps, batch, safe))
-		;
+	while (release_doomed(ps, batch, safe)) {
+	}
 	LOCK_SCOPE(&ps->lock);
 	batch->taken = false;
 }
@@ -534,6 +549,12 @@ uint64_t packs_doomed_bytes(struct packs *ps)
 uint64_t packs_dirty_bytes(struct packs *ps)
 {
 	return atomic_load(&ps->dirty_bytes);
+}
+
+bool packs_changed(struct packs *ps)
+{
+	LOCK_SCOPE(&ps->lock);
+	return !LIST_EMPTY(&ps->changed);
 }
 
 /* --- All of them -------------------------------------------------------- */

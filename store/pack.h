@@ -59,12 +59,38 @@ int pack_get(struct packs *ps, uint64_t id, struct pack **ret);
 struct pack *pack_ref(struct pack *pk); /* one more use */
 void pack_put(struct pack *pk);		/* NULL is fine */
 
+/* A use for reading blocks that the index names: it keeps the file, but not
+ * ranges that die (see holes.h). All other uses keep them. */
+int pack_get_blocks(struct packs *ps, uint64_t id, struct pack **ret);
+void pack_put_blocks(struct pack *pk);
+/* Somebody uses the pack otherwise. */
+bool packs_busy(struct packs *ps, uint64_t id);
+/* It is given up, and goes whole. */
+bool packs_doomed(struct packs *ps, uint64_t id);
+
 uint64_t pack_id(const struct pack *pk);
 int pack_fd(const struct pack *pk); /* borrowed: valid while in use */
 
 /* True while no checkpoint can have named the pack. An answer that is acted on
  * must be asked for under the index's write lock, as packs_pin() is called. */
 bool pack_fresh(struct pack *pk);
+
+/*
+ * Blocks may move from one pack to another. packs_moved() is called after the
+ * commit that moved some away from @id; whoever found out where bytes are
+ * before that, and noted packs_generation() before he asked the index, sees
+ * from pack_moved() being greater that he has to ask again.
+ */
+uint64_t packs_generation(const struct packs *ps);
+uint64_t pack_moved(const struct pack *pk);
+void packs_moved(struct packs *ps, uint64_t id);
+
+/* For what is written past the calls below: the system calls to make, and
+ * to be told of @bytes written, after the act and before anything commits that
+ * names them: a pin that comes in between takes a snapshot without them, and
+ * the next one finds the pack again. */
+const struct pack_io *pack_io(const struct pack *pk);
+void pack_changed(struct pack *pk, uint64_t bytes);
 
 /* Whole requests: short reads only at the end of the pack, no short writes
  * (after an error part of it may be there). -EROFS when the file system was
@@ -74,12 +100,18 @@ int pack_write(struct pack *pk, const void *buf, size_t len, uint64_t off);
 int pack_truncate(struct pack *pk, uint64_t size);
 /* fallocate(2) with its own modes; changes the pack. */
 int pack_fallocate(struct pack *pk, int mode, uint64_t off, uint64_t len);
-/* All of @from to the empty @to: reflink where the file system can. */
+/* Before an append, so that it takes no more than that (packio.h). */
+int pack_preallocate(struct pack *pk, uint64_t off, uint64_t len);
+/* The first @len bytes of @from, to the empty @to: reflink where the file
+ * system can. */
 int pack_clone(struct pack *from, struct pack *to, uint64_t len);
 /* copy_file_range(2) between packs; bytes copied, may be short. */
 ssize_t pack_copy_range(struct pack *from, uint64_t from_off, struct pack *to,
 			uint64_t to_off, uint64_t len);
 int pack_stat(struct pack *pk, uint64_t *ret_size, uint64_t *ret_disk_bytes);
+
+/* The same of a pack's file, without a use. */
+int packs_stat(struct packs *ps, uint64_t id, uint64_t *ret_disk_bytes);
 
 /* See "Freeing" above. A pack that is not there is fine. Uses that are left
  * go on reading and writing. */
@@ -101,15 +133,17 @@ struct packs_batch *packs_pin(struct packs *ps);
 int packs_sync(struct packs *ps, struct packs_batch *batch);
 void packs_release(struct packs *ps, struct packs_batch *batch, bool safe);
 
-/* Bytes in doomed packs (what a checkpoint would give back), and bytes
- * written since the last pin. */
+/* Bytes in doomed packs (what a checkpoint would give back; not what waits for
+ * its last use after that), and bytes written since the last pin. */
 uint64_t packs_doomed_bytes(struct packs *ps);
 uint64_t packs_dirty_bytes(struct packs *ps);
+/* Some changed since the last pin: written, cut, allocated or created. */
+bool packs_changed(struct packs *ps);
 
 /*
  * At open, before any other thread runs: walk packs/. @keep decides for each
  * id whether its file stays: 1 yes, 0 no, < 0 an error that ends the sweep.
- * Others, and files that are no pack's name, are unlinked; directories are
+ * Others are unlinked; what has no pack's name, and directories, are
  * left alone. The sum of what stays on disk goes to *@ret_bytes.
  */
 int packs_sweep(struct packs *ps, int (*keep)(void *arg, uint64_t id),

@@ -173,6 +173,15 @@ int packio_fallocate(const struct pack_io *io, int fd, int mode, uint64_t off,
 	return 0;
 }
 
+int packio_preallocate(const struct pack_io *io, int fd, uint64_t off,
+		       uint64_t len)
+{
+	int r = !len ? 0
+		     : packio_fallocate(io, fd, FALLOC_FL_KEEP_SIZE, off, len);
+
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 /* Copy [@off, @end). */
 static int copy_bytes(const struct pack_io *io, int from, int to, uint64_t off,
 		      uint64_t end)
@@ -180,8 +189,10 @@ static int copy_bytes(const struct pack_io *io, int from, int to, uint64_t off,
 	char buf[COPY_BYTES];
 	size_t want;
 	ssize_t n;
-	int r;
+	int r = packio_preallocate(io, to, off, end - off);
 
+	if (r < 0)
+		return r;
 	while (off < end) {
 		want = end - off < sizeof(buf) ? end - off : sizeof(buf);
 		n = packio_read(io, from, buf, want, off);
@@ -263,21 +274,20 @@ ssize_t packio_copy_range(int from, uint64_t from_off, int to, uint64_t to_off,
 	return r < 0 ? change_error() : r;
 }
 
-/* One name: keep it or unlink it. Returns its bytes if it stays. */
+/* One name: unlink it if it is a pack's and not to be kept. Returns its bytes
+ * if it stays. */
 static int64_t sweep_name(const struct pack_io *io, int dir_fd,
 			  const char *name, int (*keep)(void *arg, uint64_t id),
 			  void *arg)
 {
 	struct stat st;
 	uint64_t id;
-	int r = 0;
+	int r = 1;
 
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	if (S_ISDIR(st.st_mode))
-		r = 1;
-	else if (packio_parse(name, &id) && S_ISREG(st.st_mode))
-		r = keep(arg, id);
+	if (packio_parse(name, &id) && !S_ISDIR(st.st_mode))
+		r = S_ISREG(st.st_mode) ? keep(arg, id) : 0;
 	if (r < 0)
 		return r;
 	if (r > 0)

@@ -66,6 +66,12 @@ int packio_truncate(const struct pack_io *io, int fd, uint64_t size);
 int packio_fallocate(const struct pack_io *io, int fd, int mode, uint64_t off,
 		     uint64_t len);
 
+/* Allocate the range without a change of the size, where the file system can.
+ * Writes that follow take no more than that: left to itself xfs allocates far
+ * ahead of an append. */
+int packio_preallocate(const struct pack_io *io, int fd, uint64_t off,
+		       uint64_t len);
+
 /* The first @len bytes of @from to the empty file @to, which is @len long
  * afterwards: shared where the file system can, else copied, holes left out. */
 int packio_clone(const struct pack_io *io, int from, int to, uint64_t len);
@@ -74,8 +80,8 @@ int packio_clone(const struct pack_io *io, int from, int to, uint64_t len);
 ssize_t packio_copy_range(int from, uint64_t from_off, int to, uint64_t to_off,
 			  uint64_t len);
 
-/* packs_sweep(). Directories are not ours: they stay and only they themselves
- * are counted. */
+/* packs_sweep(). What has no pack's name, and directories, are not ours: they
+ * stay, and of directories only they themselves are counted. */
 int packio_sweep(const struct pack_io *io, int dir_fd,
 		 int (*keep)(void *arg, uint64_t id), void *arg,
 		 uint64_t *ret_bytes);

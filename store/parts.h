@@ -11,6 +11,7 @@
 #include "store/edit.h"
 #include "store/evict.h"
 #include "store/file.h"
+#include "store/gc.h"
 #include "store/home.h"
 #include "store/ingest.h"
 #include "store/linger.h"
@@ -26,6 +27,9 @@ struct store {
 	struct entries *entries;
 	struct room *room;
 	struct checkpoint *_Atomic cp; /* NULL until it runs */
+	struct section *readers;
+	struct holes *holes;
+	struct gc *gc;
 	struct tree tree;
 	struct files files; /* its report_arg is the store */
 	struct ingest *ingest;

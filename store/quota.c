@@ -67,6 +67,16 @@ void quota_set(struct quota *q, uint64_t limit, uint64_t low, uint64_t min_free)
 	q->low = min_u64(low, ceiling);
 }
 
+uint64_t quota_low_for(const struct quota *q, uint64_t limit)
+{
+	struct quota same = { 0 };
+
+	quota_set(&same, q->limit, 0, 0);
+	if (q->low == same.low)
+		return 0;
+	return (uint64_t)((double)limit * ((double)q->low / (double)q->limit));
+}
+
 uint64_t quota_high(const struct quota *q)
 {
 	uint64_t ceiling = quota_ceiling(q, QUOTA_HTTP);

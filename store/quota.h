@@ -46,6 +46,10 @@ struct quota {
 void quota_set(struct quota *q, uint64_t limit, uint64_t low,
 	       uint64_t min_free);
 
+/* The low mark that keeps its share of @limit, for quota_set(): 0 if it is the
+ * default. */
+uint64_t quota_low_for(const struct quota *q, uint64_t limit);
+
 /* Where eviction ahead of need starts: 2.5 % below the ceiling of http*. */
 uint64_t quota_high(const struct quota *q);
 

@@ -120,6 +120,7 @@ static bool inode_data_fits(uint32_t mode, uint8_t data)
 	case INODE_DATA_INLINE:
 		return S_ISREG(mode) || S_ISLNK(mode);
 	case INODE_DATA_PACK:
+	case INODE_DATA_RECIPE:
 		return S_ISREG(mode);
 	default:
 		return false;
@@ -160,6 +161,7 @@ void record_inode_encode(const struct inode *in,
 	put_u64(buf + 104, in->pack);
 	put_u64(buf + 112, in->xxh3);
 	put_u64(buf + 120, in->alloc);
+	put_u64(buf + 128, in->recipe);
 }
 
 int record_inode_decode(uint64_t ino, const uint8_t *buf, size_t len,
@@ -167,8 +169,9 @@ int record_inode_decode(uint64_t ino, const uint8_t *buf, size_t len,
 {
 	if (len != RECORD_INODE_SIZE || buf[0] != RECORD_VERSION)
 		return -EBADMSG;
-	if (buf[2] >= RECORD_KINDS || buf[3] || get_u32(buf + 28) ||
-	    get_u64(buf + 128))
+	if (buf[2] >= RECORD_KINDS || buf[3] || get_u32(buf + 28))
+		return -EBADMSG;
+	if (buf[1] == INODE_DATA_RECIPE && !get_u64(buf + 128))
 		return -EBADMSG;
 	if (get_u32(buf + 4) & ~(uint32_t)INODE_FLAGS)
 		return -EBADMSG;
@@ -199,6 +202,7 @@ int record_inode_decode(uint64_t ino, const uint8_t *buf, size_t len,
 		.pack = get_u64(buf + 104),
 		.xxh3 = get_u64(buf + 112),
 		.alloc = get_u64(buf + 120),
+		.recipe = get_u64(buf + 128),
 	};
 	return 0;
 }
@@ -249,7 +253,6 @@ void record_pack_encode(const struct pack_rec *pk,
 	memset(buf, 0, RECORD_PACK_SIZE);
 	buf[0] = RECORD_VERSION;
 	buf[1] = (uint8_t)pk->state;
-	put_u32(buf + 4, pk->epoch);
 	put_u64(buf + 8, pk->owner);
 	put_u64(buf + 16, pk->bytes);
 	put_u64(buf + 24, pk->live);
@@ -258,17 +261,132 @@ void record_pack_encode(const struct pack_rec *pk,
 int record_pack_decode(const uint8_t *buf, size_t len, struct pack_rec *ret)
 {
 	if (len != RECORD_PACK_SIZE || buf[0] != RECORD_VERSION ||
-	    buf[1] != PACK_STAGED || buf[2] || buf[3])
+	    buf[1] < PACK_WHOLE || buf[1] > PACK_SHARED || buf[2] || buf[3] ||
+	    get_u32(buf + 4))
 		return -EBADMSG;
 	if (get_u64(buf + 16) > INT64_MAX || get_u64(buf + 24) > INT64_MAX)
 		return -EBADMSG;
 	*ret = (struct pack_rec){
-		.state = PACK_STAGED,
-		.epoch = get_u32(buf + 4),
+		.state = (enum pack_state)buf[1],
 		.owner = get_u64(buf + 8),
 		.bytes = get_u64(buf + 16),
 		.live = get_u64(buf + 24),
 	};
+	return 0;
+}
+
+static size_t put_leb128(uint8_t *p, uint64_t v)
+{
+	size_t n = 0;
+
+	for (; v >= 0x80; v >>= 7)
+		p[n++] = (uint8_t)(v | 0x80);
+	p[n++] = (uint8_t)v;
+	return n;
+}
+
+/* The bytes that it took of @len; 0: it does not end, has too many bits, or is
+ * not the shortest encoding. */
+static size_t get_leb128(const uint8_t *p, size_t len, uint64_t *ret)
+{
+	uint64_t v = 0;
+
+	for (size_t n = 0; n < len && n < 10; n++) {
+		uint64_t bits = p[n] & 0x7f;
+
+		if (n == 9 && bits > 1)
+			return 0;
+		v |= bits << 7 * n;
+		if (p[n] & 0x80)
+			continue;
+		if (n && !p[n])
+			return 0;
+		*ret = v;
+		return n + 1;
+	}
+	return 0;
+}
+
+size_t record_block_encode(const struct block_rec *bl,
+			   uint8_t buf[static RECORD_BLOCK_MAX])
+{
+	size_t n = RECORD_BLOCK_HEAD;
+
+	memcpy(buf, bl->sha256, RECORD_SHA256_SIZE);
+	put_u64(buf + RECORD_SHA256_SIZE, bl->xxh3);
+	n += put_leb128(buf + n, bl->pack);
+	n += put_leb128(buf + n, bl->offset);
+	n += put_leb128(buf + n, bl->length);
+	n += put_leb128(buf + n, bl->refs);
+	return n;
+}
+
+int record_block_decode(const uint8_t *buf, size_t len, struct block_rec *ret)
+{
+	uint64_t v[4]; /* pack, offset, length, references */
+	size_t at = RECORD_BLOCK_HEAD, n;
+
+	if (len < RECORD_BLOCK_HEAD)
+		return -EBADMSG;
+	for (int i = 0; i < 4; i++, at += n) {
+		n = get_leb128(buf + at, len - at, &v[i]);
+		if (!n)
+			return -EBADMSG;
+	}
+	if (at != len || !v[0] || !v[2] || !v[3] || v[3] > UINT32_MAX ||
+	    v[1] > INT64_MAX || v[2] > INT64_MAX - v[1])
+		return -EBADMSG;
+	*ret = (struct block_rec){
+		.pack = v[0],
+		.offset = v[1],
+		.length = v[2],
+		.xxh3 = get_u64(buf + RECORD_SHA256_SIZE),
+		.refs = (uint32_t)v[3],
+	};
+	memcpy(ret->sha256, buf, RECORD_SHA256_SIZE);
+	return 0;
+}
+
+uint64_t record_sha256_head(const uint8_t sha256[static RECORD_SHA256_SIZE])
+{
+	uint64_t v;
+
+	memcpy(&v, sha256, sizeof(v));
+	return be64toh(v);
+}
+
+size_t record_runs_encode(const struct run *runs, size_t n, uint8_t *buf)
+{
+	assert(n > 0 && n <= RECORD_RUNS_MAX);
+	for (size_t i = 0; i < n; i++, buf += RECORD_RUN_SIZE) {
+		put_u64(buf, runs[i].first);
+		put_u32(buf + 8, runs[i].count);
+		buf[12] = runs[i].stamped;
+		memcpy(buf + 13, &runs[i].stamp, sizeof(runs[i].stamp));
+	}
+	return n * RECORD_RUN_SIZE;
+}
+
+int record_runs_decode(const uint8_t *buf, size_t len,
+		       struct run ret[static RECORD_RUNS_MAX], size_t *ret_n)
+{
+	size_t n = len / RECORD_RUN_SIZE;
+
+	if (!n || n > RECORD_RUNS_MAX || len % RECORD_RUN_SIZE)
+		return -EBADMSG;
+	for (size_t i = 0; i < n; i++, buf += RECORD_RUN_SIZE) {
+		struct run run = { .first = get_u64(buf),
+				   .count = get_u32(buf + 8),
+				   .stamped = buf[12] };
+
+		memcpy(&run.stamp, buf + 13, sizeof(run.stamp));
+		if (!run.first || !run.count || buf[12] > 1 ||
+		    run.first > UINT64_MAX - run.count ||
+		    (!run.stamped && run.stamp))
+			return -EBADMSG;
+		ret[i] = run;
+	}
+	*ret_n = n;
 	return 0;
 }
 

@@ -14,6 +14,7 @@
 #ifndef STORE_RECORD_H
 #define STORE_RECORD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,7 @@ enum inode_data {
 	INODE_DATA_NONE = 0,   /* no bytes (size is 0 or a hole), or no file */
 	INODE_DATA_INLINE = 1, /* table inline, whole; symlink targets too */
 	INODE_DATA_PACK = 2,   /* a linear pack of its own: offset = offset */
+	INODE_DATA_RECIPE = 3, /* blocks, wherever they are */
 };
 
 enum inode_flags {
@@ -45,7 +47,8 @@ enum inode_flags {
  *  24 u32 nlink       28 u32 0     32 u64 size   40 i64 atime_ns
  *  48 i64 mtime_ns    56 i64 ctime_ns            64 u64 rdev
  *  72 u64 parent      80 u64 cookie              88 u64 next_cookie
- *  96 u64 entry      104 u64 pack 112 u64 xxh3  120 u64 alloc    128 u64 0
+ *  96 u64 entry      104 u64 pack 112 u64 xxh3  120 u64 alloc
+ * 128 u64 recipe
  */
 #define RECORD_INODE_SIZE 136
 
@@ -64,13 +67,15 @@ struct inode {
 	int64_t mtime_ns;
 	int64_t ctime_ns;
 	uint64_t rdev;
-	uint64_t parent;      /* directory of the newest name; of a dir: ".." */
-	uint64_t cookie;      /* of the newest name in @parent */
+	uint64_t parent;      /* directory of a name; of a dir: ".." */
+	uint64_t cookie;      /* of that name in @parent; 0: it went */
 	uint64_t next_cookie; /* directories: for the next new name */
 	uint64_t entry;	      /* what it is evicted with, 0: nothing */
 	uint64_t pack;	      /* INODE_DATA_PACK */
 	uint64_t xxh3;	      /* of all bytes, when INODE_SUMMED */
-	uint64_t alloc;	      /* bytes on disk when last closed */
+	uint64_t alloc;	 /* bytes on disk when last closed; of a recipe 0 */
+	uint64_t recipe; /* its blocks; 0: not cut. With a pack too: a whole */
+			 /* one, read linearly */
 };
 
 /*
@@ -90,22 +95,69 @@ struct dirent_rec {
 #define RECORD_INLINE_HEAD 8
 
 /*
- * pack: key pack id (8). Value, 32 bytes:
- *   0 u8 version (1)  1 u8 state  2 u16 0  4 u32 epoch  8 u64 owner ino
+ * pack: key pack id (8). Only packs with blocks have one. Value, 32 bytes:
+ *   0 u8 version (1)  1 u8 state  2 u16 0  4 u32 0  8 u64 owner ino
  *  16 u64 bytes (end of what is in use)   24 u64 live bytes
  */
 #define RECORD_PACK_SIZE 32
 
 enum pack_state {
-	PACK_STAGED = 1, /* linear bytes of one inode */
+	PACK_WHOLE = 1,	 /* was staged: the linear bytes of one file */
+	PACK_CUT = 2,	 /* blocks that one file brought, or compaction moved */
+	PACK_SHARED = 3, /* blocks of many small files */
 };
 
 struct pack_rec {
 	enum pack_state state;
-	uint32_t epoch; /* raised when its blocks move */
-	uint64_t owner;
+	uint64_t
+		owner; /* the inode that reads it linearly; 0: none (any more) */
 	uint64_t bytes;
-	uint64_t live;
+	uint64_t live; /* sum of the lengths of its blocks */
+};
+
+/*
+ * block: key block id (8). Value, 44 to RECORD_BLOCK_MAX bytes:
+ *   0 SHA-256 (32 bytes)  32 u64 xxh3  40 pack, offset, length, references:
+ *  LEB128, for blocks are what the index has most of
+ *
+ * A block that begins like a ZIP member (see wheel.h) is masked: its stamp is
+ * zero in both checksums, and anything on disk.
+ */
+#define RECORD_SHA256_SIZE 32
+#define RECORD_BLOCK_HEAD (RECORD_SHA256_SIZE + 8)
+#define RECORD_BLOCK_MAX (RECORD_BLOCK_HEAD + 4 * 10)
+
+struct block_rec {
+	uint64_t pack;
+	uint64_t offset;
+	uint64_t length;
+	uint64_t xxh3;
+	uint32_t refs; /* times that it occurs in recipes */
+	uint8_t sha256[RECORD_SHA256_SIZE];
+};
+
+/* digest: key first 8 bytes of the SHA-256, block id (8). Value empty. */
+
+/*
+ * recipe: key recipe id (8), n (8). Value: runs, 17 bytes each:
+ *   0 u64 first block  8 u32 count  12 u8 kind (0 plain, 1 stamped)
+ *  13 u32 stamp
+ * pending: key recipe id (8). Value, 1 byte: enum recipe_pending. Recipes that
+ * no inode has.
+ */
+#define RECORD_RUN_SIZE 17
+#define RECORD_RUNS_MAX 96 /* of a chunk: it fits a leaf of 4 KiB pages */
+
+struct run {
+	uint64_t first;
+	uint32_t count; /* block ids first .. first + count - 1, in order */
+	bool stamped;	/* @stamp goes over the zeros of each */
+	uint32_t stamp; /* four bytes as they stand in the file */
+};
+
+enum recipe_pending {
+	RECIPE_BUILDING = 1,
+	RECIPE_DROPPING = 2,
 };
 
 /*
@@ -159,6 +211,16 @@ int record_dirent_decode(const uint8_t *buf, size_t len,
 void record_pack_encode(const struct pack_rec *pk,
 			uint8_t buf[static RECORD_PACK_SIZE]);
 int record_pack_decode(const uint8_t *buf, size_t len, struct pack_rec *ret);
+/* Returns the bytes used of @buf. */
+size_t record_block_encode(const struct block_rec *bl,
+			   uint8_t buf[static RECORD_BLOCK_MAX]);
+int record_block_decode(const uint8_t *buf, size_t len, struct block_rec *ret);
+/* The first 8 bytes of a SHA-256, as table digest has them in its keys. */
+uint64_t record_sha256_head(const uint8_t sha256[static RECORD_SHA256_SIZE]);
+/* @n runs, at most RECORD_RUNS_MAX; returns the bytes used of @buf. */
+size_t record_runs_encode(const struct run *runs, size_t n, uint8_t *buf);
+int record_runs_decode(const uint8_t *buf, size_t len,
+		       struct run ret[static RECORD_RUNS_MAX], size_t *ret_n);
 /* Returns the bytes used of @buf. */
 size_t record_entry_encode(const struct entry_rec *en,
 			   uint8_t buf[static RECORD_ENTRY_MAX]);

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "store/linger.h"
+#include "store/mend.h"
 #include "store/table.h"
 #include "store/tree.h"
 
@@ -195,20 +196,15 @@ static int rename_sides(struct edit *e, struct rename_side *from,
 	return rename_over(e, from, to);
 }
 
-int rename_names(struct tree *t, struct rename_at from, struct rename_at to,
-		 int flags)
+static int rename_whole(struct tree *t, struct rename_at from,
+			struct rename_at to, int flags)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
 	struct inode dirs[2];
 	struct rename_side a = { .name = from.name, .dir = &dirs[0] };
 	struct rename_side b = { .name = to.name, .dir = &dirs[0] };
-	int r = tree_check_name(from.name);
+	int r = tree_begin(t, to.parent, &e);
 
-	if (r >= 0)
-		r = tree_check_name(to.name);
-	if (r < 0)
-		return r;
-	r = tree_begin(t, to.parent, &e);
 	if (r < 0)
 		return r;
 	r = edit_dir(&e, from.parent, &dirs[0]);
@@ -230,4 +226,21 @@ int rename_names(struct tree *t, struct rename_at from, struct rename_at to,
 	else if (b.lingering)
 		edit_put_node(t, b.lingering);
 	return r;
+}
+
+int rename_names(struct tree *t, struct rename_at from, struct rename_at to,
+		 int flags)
+{
+	int r = tree_check_name(from.name);
+
+	if (r >= 0)
+		r = tree_check_name(to.name);
+	if (r >= 0)
+		r = rename_whole(t, from, to, flags);
+	if (r != -EBADMSG)
+		return r;
+	if (mend_name(t, from.parent, from.name) < 0 ||
+	    mend_name(t, to.parent, to.name) < 0)
+		return r;
+	return rename_whole(t, from, to, flags);
 }

@@ -102,12 +102,25 @@ static int setup_wait_checkpoint(void *arg)
 	return cp ? checkpoint_run(cp) : 0;
 }
 
-static void setup_closed(void *arg, uint64_t ino)
+static void setup_dropped(void *arg)
+{
+	struct store *st = arg;
+
+	gc_wake(st->gc);
+}
+
+static void setup_closed(void *arg, uint64_t ino, uint64_t bytes)
 {
 	struct store *st = arg;
 
 	if (st->ingest)
-		ingest_add(st->ingest, ino);
+		ingest_add(st->ingest, ino, bytes);
+}
+
+/* What an earlier mount left holds nobody up. */
+static void setup_left(void *arg, uint64_t ino)
+{
+	setup_closed(arg, ino, 0);
 }
 
 static uint64_t setup_reclaim(void *arg)
@@ -256,8 +269,22 @@ static int setup_parts(struct store *st)
 	};
 	struct room_disk disk = { .free_bytes = setup_disk_free, .arg = st };
 	struct notify due = { .fn = setup_due, .arg = st };
+	struct holes_config hc = {
+		.dir_fd = st->home.packs_fd,
+		.credit = setup_credit,
+		.credit_arg = st,
+		.changed = { .fn = setup_changed, .arg = st },
+	};
 	int r = packs_open(&pc, &st->packs);
 
+	if (r >= 0)
+		r = section_new(&st->readers);
+	hc.readers = st->readers;
+	hc.packs = st->packs;
+	if (r >= 0)
+		r = holes_open(&hc, &st->holes);
+	if (r >= 0)
+		r = gc_new(&st->tree, &st->gc);
 	if (r >= 0)
 		r = room_new(disk, &st->room);
 	if (r >= 0)
@@ -274,6 +301,9 @@ static int setup_parts(struct store *st)
 				  .entries = st->entries,
 				  .room = st->room,
 				  .linger = st->linger,
+				  .readers = st->readers,
+				  .holes = st->holes,
+				  .dropped = { .fn = setup_dropped, .arg = st },
 				  .checkpoint = setup_wait_checkpoint,
 				  .checkpoint_arg = st };
 	st->files.t = &st->tree;
@@ -281,6 +311,7 @@ static int setup_parts(struct store *st)
 	st->files.closed_arg = st;
 	st->files.report = setup_report;
 	st->files.report_arg = st;
+	gc_set_report(st->gc, setup_report, st);
 	pthread_mutex_init(&st->files.lock, NULL);
 	return 0;
 }
@@ -338,6 +369,7 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 {
 	struct checkpoint_config cc = {
 		.packs = st->packs,
+		.holes = st->holes,
 		.before = { .fn = setup_before_checkpoint, .arg = st },
 		.after = { .fn = setup_after_checkpoint, .arg = st },
 		.failed = setup_checkpoint_failed,
@@ -374,9 +406,10 @@ static int setup_root(struct store *st, const struct store_config *cfg)
 	struct inode root;
 	int r = tree_get(&st->tree, STORE_ROOT_INO, &root);
 
-	return r == -ESTALE ? tree_create_root(&st->tree, cfg->root_uid,
-					       cfg->root_gid)
-			    : r;
+	return r == -ESTALE || r == -EBADMSG
+		       ? tree_create_root(&st->tree, cfg->root_uid,
+					  cfg->root_gid)
+		       : r;
 }
 
 static int setup_threads(struct store *st, const struct store_config *cfg)
@@ -384,13 +417,18 @@ static int setup_threads(struct store *st, const struct store_config *cfg)
 	struct evict_config ec = {
 		.t = &st->tree,
 		.cp = st->cp,
+		.gc = st->gc,
 		.grace_sec = cfg->limits.grace_sec < 0 ? LAYOUT_GRACE_SEC
 						       : cfg->limits.grace_sec,
 		.reclaim = setup_reclaim,
 		.reclaim_arg = st,
 	};
-	int r = ingest_start(&st->files, &st->ingest);
+	int r = gc_adopt(&st->tree);
 
+	if (r >= 0)
+		r = ingest_start(&st->files, &st->ingest);
+	if (r >= 0)
+		r = gc_start(st->gc);
 	return r < 0 ? r : evict_start(&ec, &st->evict);
 }
 
@@ -410,7 +448,7 @@ static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
 		snprintf(
 			text, sizeof(text),
 			"%" PRIu64
-			" inode records are damaged: their files are lost, their packs are kept",
+			" inode records are damaged: their files are lost, all packs are kept until the next mount",
 			res->unreadable);
 		setup_report(st, LOG_ERR, text);
 	}
@@ -439,7 +477,7 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 		r = setup_threads(st, cfg);
 	if (r >= 0)
 		r = sweep_inodes(&st->tree, found == CHECKPOINT_RESTORED,
-				 setup_closed, st, &res);
+				 setup_left, st, &res);
 	if (r < 0)
 		snprintf(why, why_size, "opening the store %s: %s", cfg->path,
 			 *reason ? reason : strerror(-r));
@@ -457,9 +495,12 @@ static int setup_close(struct store *st, bool clean)
 	linger_end(&st->tree, true);
 	evict_stop(st->evict);
 	ingest_stop(st->ingest);
+	gc_free(st->gc);
 	cp = atomic_load(&st->cp);
 	r = checkpoint_stop(cp, clean && !nodes_count(st->nodes));
 	linger_free(st->linger);
+	holes_close(st->holes);
+	section_free(st->readers);
 	nodes_free(st->nodes);
 	packs_close(st->packs);
 	if (!cp && st->ix)
@@ -476,9 +517,12 @@ static int setup_close(struct store *st, bool clean)
 int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	       size_t why_size)
 {
-	struct store *st = calloc(1, sizeof(*st));
-	int r;
+	int r = store_check_limits(cfg->path, &cfg->limits, why, why_size);
+	struct store *st;
 
+	if (r < 0)
+		return r;
+	st = calloc(1, sizeof(*st));
 	if (!st) {
 		snprintf(why, why_size, "opening %s: out of memory", cfg->path);
 		return -ENOMEM;

@@ -6,9 +6,15 @@
 #include <string.h>
 #include <syslog.h>
 
+#include "store/block.h"
+#include "store/content.h"
 #include "store/digest.h"
 #include "store/layout.h"
 #include "store/table.h"
+
+#define STAGE_COPY_CHUNK (1 * MIB)
+/* The reserve is kept for many acts: one copy takes no more of it. */
+#define STAGE_RESERVE_MAX (128 * KIB)
 
 enum quota_class stage_class(const struct node *nd)
 {
@@ -23,10 +29,20 @@ enum quota_class stage_class(const struct node *nd)
 	}
 }
 
-/* The records of a file may push out what its bytes may. */
-static enum quota_class stage_record_class(const struct node *nd)
+/* Its records, when @keep bytes of it stay. They may push out what its bytes
+ * may; who makes a file smaller is about to free some. */
+static enum quota_class stage_record_class(const struct node *nd, uint64_t keep)
 {
+	if (keep < nd->size)
+		return QUOTA_SYSTEM;
 	return stage_class(nd) == QUOTA_WHEELS ? QUOTA_WHEELS : QUOTA_OTHER;
+}
+
+/* A copy of @keep bytes of it. */
+static enum quota_class stage_copy_class(const struct node *nd, uint64_t keep)
+{
+	return keep < nd->size && keep <= STAGE_RESERVE_MAX ? QUOTA_SYSTEM
+							    : stage_class(nd);
 }
 
 void stage_settle(struct files *fs, struct node *nd, uint64_t reserved)
@@ -53,15 +69,16 @@ void stage_settle(struct files *fs, struct node *nd, uint64_t reserved)
  * must be asked inside the transaction that sets the flag: a checkpoint takes
  * its snapshot under the same lock. Returns 1 if it is done, 0 if not.
  */
-static int stage_in_place(struct files *fs, struct node *nd)
+static int stage_in_place(struct files *fs, struct node *nd, uint64_t keep)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
+	struct pack_rec rec;
 	struct inode in;
 	int r;
 
 	if (!nd->pack)
 		return 0;
-	r = edit_begin(fs->t, stage_record_class(nd), &e);
+	r = edit_begin(fs->t, stage_record_class(nd, keep), &e);
 	if (r < 0)
 		return r;
 	if (!pack_fresh(nd->pack))
@@ -69,6 +86,10 @@ static int stage_in_place(struct files *fs, struct node *nd)
 	r = table_inode_get(e.txn, nd->ino, &in);
 	if (r < 0)
 		return r == -ENOENT ? -ESTALE : r;
+	/* Blocks in it are, or may soon be, those of other files. */
+	r = block_pack_get(e.txn, in.pack, &rec);
+	if (r != -ENOENT)
+		return r == -EBADMSG || r >= 0 ? 0 : r;
 	in.flags |= INODE_WRITERS;
 	in.flags &= ~(uint32_t)INODE_SUMMED;
 	r = table_inode_put(e.txn, &in);
@@ -81,46 +102,79 @@ static int stage_in_place(struct files *fs, struct node *nd)
 	return 1;
 }
 
-/* The bytes so far into the new pack @pk. *@ret_disk is charged for it, also
- * on failure. */
-static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk,
-			    uint64_t *ret_disk)
+/* The first @len bytes from the blocks, piece by piece. */
+static int stage_copy_map(struct files *fs, struct node *nd, struct pack *pk,
+			  uint64_t len)
 {
-	uint64_t bytes = nd->size + STAGE_SLACK_BYTES;
-	int r = room_reserve(fs->t->room, stage_class(nd), bytes);
+	cleanup_free uint8_t *buf = malloc(STAGE_COPY_CHUNK);
+	uint64_t want;
+	ssize_t n;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	for (uint64_t off = 0; off < len; off += (uint64_t)n) {
+		want = len - off < STAGE_COPY_CHUNK ? len - off
+						    : STAGE_COPY_CHUNK;
+		n = content_read_locked(fs->t, nd, buf, want, off);
+		if (n <= 0)
+			return n < 0 ? (int)n : -EIO;
+		r = pack_write(pk, buf, (size_t)n, off);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* The first @len bytes of the file, wherever they are. */
+static int stage_copy_from(struct files *fs, struct node *nd, struct pack *pk,
+			   uint64_t len)
+{
+	int r;
+
+	if (nd->pack)
+		return pack_clone(nd->pack, pk, len);
+	r = pack_preallocate(pk, 0, len);
+	if (r >= 0 && nd->map)
+		r = stage_copy_map(fs, nd, pk, len);
+	else if (r >= 0 && nd->inline_data)
+		r = pack_write(pk, nd->inline_data, len, 0);
+	return r;
+}
+
+/* The first @keep bytes into the new pack @pk. *@ret_disk is charged for it,
+ * also on failure. */
+static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk,
+			    uint64_t keep, uint64_t *ret_disk)
+{
+	uint64_t bytes = keep + STAGE_SLACK_BYTES;
+	int r = room_reserve(fs->t->room, stage_copy_class(nd, keep), bytes);
 	struct node copy = { .pack = pk, .live = true };
 
 	if (r < 0)
 		return r;
-	if (nd->pack)
-		r = pack_clone(nd->pack, pk, nd->size);
-	else if (nd->inline_data)
-		r = pack_write(pk, nd->inline_data, nd->size, 0);
+	r = stage_copy_from(fs, nd, pk, keep);
 	stage_settle(fs, &copy, bytes);
 	*ret_disk = copy.disk;
 	return r;
 }
 
 /* Point the inode at the new pack, flagged; give up where its bytes were. */
-static int stage_switch_pack(struct files *fs, struct node *nd, uint64_t id)
+static int stage_switch_pack(struct files *fs, struct node *nd, uint64_t id,
+			     uint64_t keep)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
-	struct record_key key = record_key_id(nd->ino);
 	struct inode in;
-	int r = edit_begin(fs->t, stage_record_class(nd), &e);
+	int r = edit_begin(fs->t, stage_record_class(nd, keep), &e);
 
 	if (r < 0)
 		return r;
 	r = table_inode_get(e.txn, nd->ino, &in);
 	if (r < 0)
 		return r == -ENOENT ? -ESTALE : r;
-	if (in.data == INODE_DATA_PACK)
-		edit_doom(&e, in.pack);
-	if (in.data == INODE_DATA_INLINE) {
-		r = index_del(e.txn, INDEX_INLINE, &key);
-		if (r < 0 && r != -ENOENT)
-			return r;
-	}
+	r = edit_forget_bytes(&e, &in);
+	if (r < 0)
+		return r;
 	in.data = INODE_DATA_PACK;
 	in.pack = id;
 	in.flags |= INODE_WRITERS;
@@ -131,8 +185,8 @@ static int stage_switch_pack(struct files *fs, struct node *nd, uint64_t id)
 	return edit_commit(&e);
 }
 
-/* A new pack for the file, with its bytes if @keep. */
-static int stage_copy(struct files *fs, struct node *nd, bool keep)
+/* A new pack for the file, with its first @keep bytes. */
+static int stage_copy(struct files *fs, struct node *nd, uint64_t keep)
 {
 	struct pack *pk;
 	uint64_t id, disk = 0;
@@ -145,9 +199,9 @@ static int stage_copy(struct files *fs, struct node *nd, bool keep)
 		return r;
 	room_raise_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
 	if (keep)
-		r = stage_copy_bytes(fs, nd, pk, &disk);
+		r = stage_copy_bytes(fs, nd, pk, keep, &disk);
 	if (r >= 0)
-		r = stage_switch_pack(fs, nd, id);
+		r = stage_switch_pack(fs, nd, id, keep);
 	if (r < 0) {
 		pack_put(pk);
 		pack_doom(fs->t->packs, id);
@@ -157,16 +211,15 @@ static int stage_copy(struct files *fs, struct node *nd, bool keep)
 	nd->loaded = true;
 	nd->pack = pk;
 	nd->disk = disk;
-	if (!keep)
-		nd->size = 0;
+	nd->size = keep;
 	return 0;
 }
 
-/* closed -> live. Where the bytes cannot stay, they are copied if @keep.
- * Returns 1 if the pack is another now, 0 if not. */
-static int stage_make_live(struct files *fs, struct node *nd, bool keep)
+/* closed -> live. Where the bytes cannot stay, the first @keep are copied.
+ * Returns 1 if the pack is another now, of that size; 0 if not. */
+static int stage_make_live(struct files *fs, struct node *nd, uint64_t keep)
 {
-	int r = stage_in_place(fs, nd);
+	int r = stage_in_place(fs, nd, keep);
 	bool other = !r;
 
 	if (other)
@@ -182,9 +235,17 @@ static int stage_make_live(struct files *fs, struct node *nd, bool keep)
 	return other;
 }
 
+/* stage_make_live(), live or not. */
+static int stage_open(struct files *fs, struct node *nd, uint64_t keep)
+{
+	if (nd->live)
+		return index_frozen(fs->t->ix) ? -EROFS : 0;
+	return stage_make_live(fs, nd, keep);
+}
+
 int stage_begin(struct files *fs, struct node *nd)
 {
-	int r = nd->live ? 0 : stage_make_live(fs, nd, true);
+	int r = stage_open(fs, nd, nd->size);
 
 	return r < 0 ? r : 0;
 }
@@ -196,26 +257,11 @@ static void stage_note_change(struct node *nd)
 	nd->mtime_dirty = true;
 }
 
-int stage_empty(struct files *fs, struct node *nd)
+/* Of a live file. */
+static int stage_resize(struct files *fs, struct node *nd, uint64_t size)
 {
-	int r = nd->live ? 0 : stage_make_live(fs, nd, false);
+	int r = room_reserve(fs->t->room, QUOTA_SYSTEM, STAGE_SLACK_BYTES);
 
-	if (r < 0)
-		return r;
-	if (!r)
-		return stage_resize(fs, nd, 0);
-	/* Empty already: past the commit nothing may fail. */
-	stage_note_change(nd);
-	return 0;
-}
-
-int stage_resize(struct files *fs, struct node *nd, uint64_t size)
-{
-	int r;
-
-	if (size > atomic_load(&fs->max_size))
-		return -EFBIG;
-	r = room_reserve(fs->t->room, QUOTA_SYSTEM, STAGE_SLACK_BYTES);
 	if (r < 0)
 		return r;
 	r = pack_truncate(nd->pack, size);
@@ -225,6 +271,22 @@ int stage_resize(struct files *fs, struct node *nd, uint64_t size)
 	nd->size = size;
 	if (nd->alloc_end > size)
 		nd->alloc_end = size;
+	stage_note_change(nd);
+	return 0;
+}
+
+int stage_truncate(struct files *fs, struct node *nd, uint64_t size)
+{
+	int r;
+
+	if (size > atomic_load(&fs->max_size))
+		return -EFBIG;
+	r = stage_open(fs, nd, size < nd->size ? size : nd->size);
+	if (r < 0)
+		return r;
+	if (!r || nd->size != size)
+		return stage_resize(fs, nd, size);
+	/* It was copied up to there: past the commit nothing may fail. */
 	stage_note_change(nd);
 	return 0;
 }
@@ -302,7 +364,7 @@ static void stage_keep_stuck(struct files *fs, struct node *nd, int error)
 		 "closing inode %" PRIu64 " after writing: %s", nd->ino,
 		 strerror(-error));
 	fs->report(fs->report_arg, LOG_ERR, text);
-	fs->closed(fs->closed_arg, nd->ino);
+	fs->closed(fs->closed_arg, nd->ino, nd->size);
 }
 
 /* The bytes are in the index now; those who have the file open read on, from
@@ -335,7 +397,7 @@ void stage_end(struct files *fs, struct node *nd)
 	nd->live = false;
 	nd->mtime_dirty = false;
 	if (keeps_pack)
-		fs->closed(fs->closed_arg, nd->ino);
+		fs->closed(fs->closed_arg, nd->ino, nd->size);
 	else
 		stage_leave_pack(nd);
 	if (nd->stuck) /* never the last use: the caller has one */

@@ -10,7 +10,7 @@
  *
  *	stage_begin()	closed -> live: a copy, unless no checkpoint can have
  *			named the pack
- *	...		the pack is changed; stage_settle(), stage_resize()
+ *	...		the pack is changed; stage_settle(), stage_truncate()
  *	stage_end()	live -> closed, when the last writer is gone: small
  *			files move into the index, others wait for their
  *			checksum (@closed is told)
@@ -37,7 +37,7 @@
 struct files {
 	struct tree *t; /* borrowed */
 	/* A file waits for its checksum; @arg is borrowed. Must not block. */
-	void (*closed)(void *arg, uint64_t ino);
+	void (*closed)(void *arg, uint64_t ino, uint64_t bytes);
 	void *closed_arg;
 	void (*report)(void *arg, int priority, const char *text);
 	void *report_arg;
@@ -51,18 +51,16 @@ struct files {
 /* What the bytes of the file are charged as. */
 enum quota_class stage_class(const struct node *nd);
 
-/* Make the file live, with its bytes. */
+/* Make the file live, with its bytes. -EROFS if it is and the index is frozen:
+ * no checkpoint would ever name what is changed now. */
 int stage_begin(struct files *fs, struct node *nd);
 
-/* Make the file live and empty, and set its times. What fails leaves the bytes
- * as they were. */
-int stage_empty(struct files *fs, struct node *nd);
+/* Make the file live and of @size, and set its times. What fails leaves the
+ * bytes as they were. One that gets smaller is only copied up to @size. */
+int stage_truncate(struct files *fs, struct node *nd, uint64_t size);
 
 /* End an act for which @reserved bytes were charged; live or not. */
 void stage_settle(struct files *fs, struct node *nd, uint64_t reserved);
-
-/* Set the size of a live file, and its times. */
-int stage_resize(struct files *fs, struct node *nd, uint64_t size);
 
 /* The last writer is gone. When the index cannot be told, the node stays live
  * and stuck, and the ingest and the next close try again. */

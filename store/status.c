@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <syslog.h>
+#include <unistd.h>
 
+#include "store/compact.h"
 #include "store/layout.h"
 #include "store/parts.h"
 #include "store/table.h"
@@ -17,10 +22,11 @@
 /* And commits between two may rewrite this share, at most so many bytes; three
  * times that is what it takes on disk beyond what is live. */
 #define STATUS_REWRITE_SHARE 16
-#define STATUS_REWRITE_BYTES (128 * MIB)
+#define STATUS_REWRITE_BYTES (32 * MIB)
 /* The smallest limit must hold this many of the largest transactions. */
 #define STATUS_TXNS_MIN 32
 #define STATUS_AGE_MAX_SEC (INT64_MAX / NSEC_PER_SEC) /* 292 years */
+#define STATUS_LOOKS 8 /* at a directory that changes */
 #define STATUS_FILES_PER_GIB (UINT64_C(1) << 16) /* of statfs: no real bound */
 
 /* One of the limits as text, or a default. */
@@ -37,6 +43,81 @@ static int status_parse(const char *what, const char *text, uint64_t whole,
 			 "%s=%s is not a size: write 512M, 5G or 10%%", what,
 			 text);
 	return r;
+}
+
+/* The limit and the low mark that were asked for; what is NULL stays, but for
+ * a limit below @least. */
+static int status_parse_limit(const struct store_limits *text, uint64_t disk,
+			      uint64_t least, struct quota *q, char *why,
+			      size_t why_size)
+{
+	int r = status_parse("limit", text->limit, disk, &q->limit, why,
+			     why_size);
+
+	if (r < 0)
+		return r;
+	if (text->limit && q->limit < least) {
+		snprintf(why, why_size,
+			 "limit=%s is too small: at least %" PRIu64 "M",
+			 text->limit, least / MIB);
+		return -EINVAL;
+	}
+	if (q->limit < least)
+		q->limit = least;
+	r = status_parse("low", text->low, q->limit, &q->low, why, why_size);
+	if (r < 0)
+		return r;
+	if (text->limit && text->low && q->low > q->limit) {
+		snprintf(
+			why, why_size,
+			"low=%s is more than limit=%s: eviction stops at low, write a smaller size or a share of the limit, as 90%%",
+			text->low, text->limit);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static uint64_t status_least(uint64_t txn_bytes)
+{
+	uint64_t least = txn_bytes * STATUS_TXNS_MIN;
+
+	return least < QUOTA_LIMIT_MIN ? QUOTA_LIMIT_MIN : least;
+}
+
+/* The disk of @path, or of the directory it will be made in. */
+static int status_disk_of(const char *path, struct statvfs *ret)
+{
+	cleanup_free char *copy = NULL;
+
+	if (statvfs(path, ret) == 0)
+		return 0;
+	if (errno != ENOENT)
+		return -errno;
+	copy = strdup(path);
+	if (!copy)
+		return -ENOMEM;
+	return statvfs(dirname(copy), ret) < 0 ? -errno : 0;
+}
+
+int store_check_limits(const char *path, const struct store_limits *limits,
+		       char *why, size_t why_size)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t disk;
+	struct quota q = { 0 };
+	struct statvfs vfs;
+	int r;
+
+	/* A path that cannot be looked at is for store_open() to judge. */
+	if (status_disk_of(path, &vfs) < 0)
+		return 0;
+	disk = vfs.f_blocks * vfs.f_frsize;
+	r = status_parse_limit(limits, disk,
+			       status_least(INDEX_TXN_PAGES * page), &q, why,
+			       why_size);
+	return r < 0 ? r
+		     : status_parse("min_free", limits->min_free, disk,
+				    &q.min_free, why, why_size);
 }
 
 static int status_recorded_limit(struct store *st, uint64_t *ret)
@@ -82,40 +163,45 @@ void store_apply_growth(struct store *st)
 	index_set_growth(st->ix, growth, most);
 }
 
+/* The limit is the recorded one, or the default: no reason not to mount. */
+static void status_tell_low(struct store *st, const char *low, uint64_t limit)
+{
+	char text[160];
+
+	if (!st->report)
+		return;
+	snprintf(text, sizeof(text),
+		 "low=%s is more than the limit of %" PRIu64
+		 "M: eviction goes no further than it must",
+		 low, limit / MIB);
+	st->report(st->report_arg, LOG_WARNING, text);
+}
+
 int store_apply_limits(struct store *st, const struct store_limits *text,
 		       bool keep, char *why, size_t why_size)
 {
 	struct statvfs vfs;
-	struct quota q;
-	uint64_t disk, least;
+	struct quota q, before;
+	uint64_t disk;
 	int r;
 
 	if (fstatvfs(st->home.dir_fd, &vfs) < 0)
 		return -errno;
 	disk = vfs.f_blocks * vfs.f_frsize;
 	status_default_limits(st, disk, keep, &q);
-	r = status_parse("limit", text->limit, disk, &q.limit, why, why_size);
-	if (r < 0)
-		return r;
-	least = index_txn_bound(st->ix) * STATUS_TXNS_MIN;
-	if (least < QUOTA_LIMIT_MIN)
-		least = QUOTA_LIMIT_MIN;
-	if (!text->limit && q.limit < least)
-		q.limit = least;
-	if (q.limit < least) {
-		snprintf(why, why_size,
-			 "limit=%s is too small: at least %" PRIu64 "M",
-			 text->limit, least / MIB);
-		return -EINVAL;
-	}
-	if (text->limit && !text->low)
-		q.low = 0;
-	r = status_parse("low", text->low, q.limit, &q.low, why, why_size);
+	before = q;
+	r = status_parse_limit(text, disk,
+			       status_least(index_txn_bound(st->ix)), &q, why,
+			       why_size);
 	if (r >= 0)
 		r = status_parse("min_free", text->min_free, disk, &q.min_free,
 				 why, why_size);
 	if (r < 0)
 		return r;
+	if (keep && !text->low)
+		q.low = quota_low_for(&before, q.limit);
+	if (q.low > q.limit)
+		status_tell_low(st, text->low, q.limit);
 	room_set_limit(st->room, q.limit, q.low, q.min_free);
 	store_apply_growth(st);
 	atomic_store(&st->files.max_size, q.limit > STORE_FILE_MIN_MAX
@@ -181,21 +267,38 @@ int store_statfs(struct store *st, struct statvfs *ret)
 	return 0;
 }
 
-/* Adds up the inodes from *@at on; returns how many were seen, 0 at the end. */
-static int status_add_inodes(struct store *st, uint64_t *at,
+/* What is added up over all inodes. */
+struct status_sum {
+	uint64_t at;		       /* inode to go on from */
+	uint64_t disk[LAYOUT_KINDS];   /* of files that are not in blocks */
+	uint64_t blocks[LAYOUT_KINDS]; /* sizes of files that are */
+};
+
+static void status_add_inode(const struct inode *in, struct status_sum *sum,
+			     struct store_status *ret)
+{
+	if (!S_ISREG(in->mode) || in->kind >= LAYOUT_KINDS)
+		return;
+	ret->files++;
+	ret->logical += in->size;
+	if (in->recipe) {
+		sum->blocks[in->kind] += in->size;
+		ret->recipes++;
+		ret->whole += in->data == INODE_DATA_PACK;
+		return;
+	}
+	sum->disk[in->kind] += in->alloc;
+	ret->data += in->size;
+}
+
+/* Adds up the inodes from @sum->at on; returns how many were seen, 0 at the end. */
+static int status_add_inodes(struct store *st, struct status_sum *sum,
 			     struct store_status *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-	struct record_key from = record_key_id(*at), key;
+	struct record_key from = record_key_id(sum->at), key;
 	uint8_t buf[RECORD_INODE_SIZE];
-	uint64_t *const used[LAYOUT_KINDS] = {
-		[LAYOUT_OTHER] = &ret->used_other,
-		[LAYOUT_HTTP] = &ret->used_http,
-		[LAYOUT_WHEEL] = &ret->used_wheels,
-		[LAYOUT_SELFCHECK] = &ret->used_selfcheck,
-		[LAYOUT_TMP] = &ret->used_http,
-	};
 	struct inode in;
 	size_t len;
 	int n = 0, r = index_begin(st->ix, false, &txn);
@@ -205,19 +308,38 @@ static int status_add_inodes(struct store *st, uint64_t *at,
 	while (r >= 0 && n < STATUS_CHUNK &&
 	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) != 0) {
 		n++;
-		if (record_key_get(&key, 0, at) < 0)
+		if (record_key_get(&key, 0, &sum->at) < 0)
 			return -EBADMSG;
 		if (r == -EBADMSG)
 			r = 0; /* counted as damaged when it is opened */
-		if (r <= 0 || record_inode_decode(*at, buf, len, &in) < 0 ||
-		    !S_ISREG(in.mode))
-			continue;
-		ret->files++;
-		if (in.kind < LAYOUT_KINDS)
-			*used[in.kind] += in.alloc;
+		if (r > 0 && record_inode_decode(sum->at, buf, len, &in) >= 0)
+			status_add_inode(&in, sum, ret);
 	}
-	*at += 1;
+	sum->at++;
 	return r < 0 ? r : n;
+}
+
+/* What the packs of blocks take is everybody's: each kind has its part of it by
+ * the sizes of its files. */
+static void status_share_packs(const struct status_sum *sum, uint64_t disk,
+			       struct store_status *ret)
+{
+	uint64_t *const used[LAYOUT_KINDS] = {
+		[LAYOUT_OTHER] = &ret->used_other,
+		[LAYOUT_HTTP] = &ret->used_http,
+		[LAYOUT_WHEEL] = &ret->used_wheels,
+		[LAYOUT_SELFCHECK] = &ret->used_selfcheck,
+		[LAYOUT_TMP] = &ret->used_http,
+	};
+	uint64_t all = 0;
+
+	for (int i = 0; i < LAYOUT_KINDS; i++)
+		all += sum->blocks[i];
+	for (int i = 0; i < LAYOUT_KINDS; i++) {
+		double part = all ? (double)sum->blocks[i] / (double)all : 0;
+
+		*used[i] += sum->disk[i] + (uint64_t)(part * (double)disk);
+	}
 }
 
 /* @readable: the index still is. */
@@ -258,16 +380,26 @@ static void status_reason(const struct room_stat *rs,
 /* What only the index knows. */
 static int status_count(struct store *st, struct store_status *ret)
 {
+	struct status_sum sum = { .at = 0 };
+	struct compact_stat packs;
 	struct index_stat is;
-	uint64_t at = 0;
 	int r = index_stat(st->ix, &is);
 
 	if (r < 0)
 		return r;
 	ret->entries = is.entries[INDEX_ENTRY];
-	while ((r = status_add_inodes(st, &at, ret)) > 0)
+	ret->blocks = is.entries[INDEX_BLOCK];
+	ret->index_live = (is.file_pages - is.free_pages) * is.page_size;
+	while ((r = status_add_inodes(st, &sum, ret)) > 0)
 		;
-	return r;
+	if (r >= 0)
+		r = compact_measure(&st->tree, &packs);
+	if (r < 0)
+		return r;
+	ret->data += packs.live;
+	ret->waste = packs.waste;
+	status_share_packs(&sum, packs.allocated, ret);
+	return 0;
 }
 
 /* Without those that only linger. */
@@ -277,6 +409,26 @@ static uint64_t status_open_files(struct store *st)
 	uint64_t nodes = nodes_count(st->nodes);
 
 	return nodes > lingering ? nodes - lingering : 0;
+}
+
+/* What du says, which takes a moment, and what is charged at that moment. */
+static uint64_t status_used(struct store *st, struct room_stat *rs)
+{
+	uint64_t used = 0, before;
+
+	for (int i = 0; i < STATUS_LOOKS; i++) {
+		room_stat(st->room, rs);
+		before = rs->quota.charged;
+		used = home_disk_bytes(&st->home);
+		room_stat(st->room, rs);
+		if (used <= rs->quota.charged)
+			break;
+		if (used <= before) { /* given back meanwhile */
+			rs->quota.charged = before;
+			break;
+		}
+	}
+	return used;
 }
 
 int store_status(struct store *st, struct store_status *ret)
@@ -289,19 +441,18 @@ int store_status(struct store *st, struct store_status *ret)
 
 	if (r < 0 && !index_frozen(st->ix))
 		return r;
-	room_stat(st->room, &rs);
+	s.used = status_used(st, &rs);
 	evict_stat(st->evict, &es);
 	checkpoint_stat(st->cp, &cs);
 	s.limit = rs.quota.limit;
 	s.low = rs.quota.low;
 	s.min_free = rs.quota.min_free;
 	s.disk_free = rs.quota.disk_free;
-	s.used = home_disk_bytes(&st->home);
 	s.charged = rs.quota.charged;
 	s.excess = quota_excess(&rs.quota);
 	s.grace_sec = es.grace_sec;
 	s.used_index = index_disk_bytes(st->ix);
-	s.used_freed = packs_doomed_bytes(st->packs);
+	s.used_freed = packs_doomed_bytes(st->packs) + holes_bytes(st->holes);
 	s.open_files = status_open_files(st);
 	s.unsummed = ingest_pending(st->ingest);
 	s.hits = atomic_load(&st->tree.hits);
@@ -342,6 +493,7 @@ int store_prune(struct store *st, const struct store_prune *how,
 	struct store_pruned sum = { 0 };
 	struct tidy_pos pos = { 0 };
 	struct evict_result res;
+	int64_t idle_ns;
 	int64_t age_sec = how->older_than_sec;
 	int r;
 
@@ -355,8 +507,10 @@ int store_prune(struct store *st, const struct store_prune *how,
 		sum.units += res.units;
 		sum.bytes += res.bytes;
 	} while (r >= 0 && res.units && how->to_bytes && !how->dry_run);
+	/* Not those that a pip has just made to store something in. */
+	idle_ns = base_now_ns() - EVICT_EMPTY_SEC * NSEC_PER_SEC;
 	if (r >= 0 && !how->dry_run)
-		while ((r = tidy_empty(&st->tree, &pos, INT64_MAX)) > 0)
+		while ((r = tidy_empty(&st->tree, &pos, idle_ns)) > 0)
 			;
 	*ret = sum;
 	return r;

@@ -92,6 +92,14 @@ struct store_config {
 int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	       size_t why_size);
 
+/*
+ * Is there anything wrong with @limits for a store at @path, which need not
+ * exist? Looks, and makes nothing. Where the limit is too small or contradicts
+ * the low mark: -EINVAL or -ERANGE, and @why.
+ */
+int store_check_limits(const char *path, const struct store_limits *limits,
+		       char *why, size_t why_size);
+
 /* Stop everything: sums what waits, last checkpoint, marks clean. The store
  * is closed whatever it returns. */
 int store_close(struct store *st);
@@ -229,6 +237,11 @@ struct store_status {
 	int64_t grace_sec;
 	uint64_t used_http, used_wheels, used_selfcheck, used_other;
 	uint64_t used_index, used_freed;
+	/* @logical: what is in files; @data: of that, after sharing, what is
+	 * kept; @waste: what packs take beyond that; @index_live: pages in use
+	 * of the index. */
+	uint64_t logical, data, waste, index_live;
+	uint64_t blocks, recipes, whole; /* files in blocks; of them linear */
 	uint64_t files, entries, open_files, unsummed;
 	uint64_t hits, misses, evictions, evicted_bytes, damaged, reaped;
 	uint64_t checkpoints;
@@ -236,7 +249,8 @@ struct store_status {
 };
 int store_status(struct store *st, struct store_status *ret);
 
-/* New limits at run time, recorded as the store's own; NULL fields stay. */
+/* New limits at run time, recorded as the store's own; NULL fields stay, and
+ * low its share of the limit. */
 int store_set_limits(struct store *st, const struct store_limits *limits,
 		     char *why, size_t why_size);
 
@@ -259,6 +273,99 @@ struct store_pruned {
 };
 int store_prune(struct store *st, const struct store_prune *how,
 		struct store_pruned *ret);
+
+/*
+ * What is cached: entries (what is evicted as one), named after what their
+ * files say (ident.h), and packages, which are all entries of one project.
+ * Nothing counts as used by that. What comes or goes meanwhile is in or not.
+ */
+#define STORE_PROJECT_MAX 95
+#define STORE_VERSION_MAX 63
+enum store_item_kind {
+	STORE_ITEM_WHEEL, /* that was downloaded; also a package */
+	STORE_ITEM_BUILT, /* a wheel that pip built */
+	STORE_ITEM_SDIST,
+	STORE_ITEM_METADATA, /* of a wheel, served beside it */
+	STORE_ITEM_PAGE,     /* of an index */
+	STORE_ITEM_SELFCHECK,
+	STORE_ITEM_OTHER,
+	STORE_ITEM_LOOSE, /* only in packages: files of no entry */
+};
+struct store_item {
+	uint64_t id; /* of an entry */
+	enum store_item_kind kind;
+	char project[STORE_PROJECT_MAX + 1]; /* "": not known */
+	char version[STORE_VERSION_MAX + 1]; /* "": not known, or any */
+	char name[STORE_NAME_MAX + 1]; /* of an entry's file; what is not */
+				       /* printable ASCII is '?' */
+	uint64_t entries, files;
+	uint64_t size;	  /* bytes in the files */
+	uint64_t own;	  /* bytes that come back when all of it is removed */
+	uint64_t shared;  /* bytes of the files that others have too */
+	uint64_t extents; /* stretches that they lie in */
+	int64_t last_use; /* unix seconds */
+	uint64_t hits;
+};
+/* Not 0: an error that ends the list. */
+typedef int (*store_item_fn)(void *arg, const struct store_item *item);
+
+/* The entries with ids above @after, @most of them (0: all), in the order of
+ * ids. Returns 1 if there are more, or 0. */
+int store_list(struct store *st, uint64_t after, unsigned most,
+	       store_item_fn fn, void *arg);
+
+/*
+ * Packages in the order of their names; then, without a project, what else
+ * there is by kind. Returns 1 if there are more, or 0; -EINVAL: a text is
+ * neither a project nor project==version.
+ */
+struct store_packages {
+	bool versions; /* each version for itself */
+	/* NULL, or only these, in this order and with nothing if there is none;
+	 * then (project "") all of these together. */
+	const char *const *select;
+	size_t n_select;
+	size_t from;   /* without so many at the beginning; not with @select */
+	unsigned most; /* so many of them; 0: all */
+};
+int store_packages(struct store *st, const struct store_packages *how,
+		   store_item_fn fn, void *arg);
+
+/* Bytes of all files, equal pieces once: @data of store_status(). What packages
+ * have for themselves, and what they share, add up to it. */
+int store_stored(struct store *st, uint64_t *ret);
+
+/*
+ * Is the store what it should be (check.h)? Changes nothing; others may go on
+ * meanwhile. It can be done in pieces: the results say where to go on.
+ *
+ * Returns 0 or an error that ended it; what is wrong is told to @found.
+ */
+struct store_check {
+	bool data;	 /* compare all bytes with their checksums */
+	bool alone;	 /* the store is not mounted */
+	int64_t stop_ms; /* after that it is left, to go on later; 0: never */
+	unsigned stage;	 /* where to go on; 0: at the start */
+	uint64_t at;
+	/* Each finding: one line of printable ASCII. */
+	void (*found)(void *arg, const char *text);
+	void *arg;
+};
+struct store_checked {
+	/* Of this call: */
+	uint64_t findings;
+	uint64_t bytes; /* compared */
+	bool done;
+	unsigned stage; /* where to go on, if not done */
+	uint64_t at;
+	/* Of the store; known by the call that begins at stage 0: */
+	uint64_t files, recipes, blocks, packs;
+	uint64_t forgotten; /* blocks that nothing new will share: damaged */
+	uint64_t charged, used;
+	uint64_t bytes_all; /* to be compared, about */
+};
+int store_check(struct store *st, const struct store_check *how,
+		struct store_checked *ret);
 
 /* What doctor asks about a path: 0 a store of this format, -ENOENT nothing
  * there yet, -EMEDIUMTYPE / -ENOTSUP / others as store_open(); changes

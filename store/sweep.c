@@ -58,6 +58,30 @@ static int sweep_note_pack(void *arg, const struct inode *in)
 	return idset_add(&names->packs, in->pack);
 }
 
+/* Packs with blocks; also those whose record cannot be read. */
+static int sweep_note_blocks(struct tree *t, struct sweep_names *names)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
+	struct record_key from = record_key_id(0), key;
+	uint8_t buf[RECORD_PACK_SIZE];
+	uint64_t id;
+	size_t len;
+	int r = index_begin(t->ix, false, &txn);
+
+	if (r >= 0)
+		r = index_iter(txn, INDEX_PACK, &from, 0, &it);
+	while (r >= 0 &&
+	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) != 0) {
+		if (r < 0 && r != -EBADMSG)
+			return r;
+		r = record_key_get(&key, 0, &id);
+		if (r >= 0)
+			r = idset_add(&names->packs, id);
+	}
+	return r;
+}
+
 static int sweep_keep(void *arg, uint64_t id)
 {
 	const struct sweep_names *names = arg;
@@ -72,6 +96,8 @@ int sweep_packs(struct tree *t, struct sweep_result *res)
 
 	names.keep_all = res->unreadable > 0;
 	if (r >= 0)
+		r = sweep_note_blocks(t, &names);
+	if (r >= 0)
 		r = packs_sweep(t->packs, sweep_keep, &names, &res->pack_bytes);
 	idset_release(&names.packs);
 	return r;
@@ -84,12 +110,12 @@ struct sweep_work {
 	size_t size;
 };
 
-static int sweep_note_unsummed(void *arg, const struct inode *in)
+static int sweep_note_unfinished(void *arg, const struct inode *in)
 {
 	struct sweep_work *work = arg;
 
 	if (!(in->flags & INODE_WRITERS) &&
-	    (in->data != INODE_DATA_PACK || (in->flags & INODE_SUMMED)))
+	    (in->data != INODE_DATA_PACK || in->recipe))
 		return 0;
 	if (work->n == work->size) {
 		size_t size = work->size ? work->size * 2 : 64;
@@ -140,6 +166,13 @@ static int sweep_adopt(struct tree *t, uint64_t ino)
 	return r < 0 ? r : edit_commit(&e);
 }
 
+/* Were its bytes still on their way at the checkpoint? */
+static bool sweep_is_torn(const struct inode *in)
+{
+	return (in->flags & INODE_WRITERS) ||
+	       (in->data == INODE_DATA_PACK && !(in->flags & INODE_SUMMED));
+}
+
 static int sweep_one(struct tree *t, uint64_t ino, bool restored,
 		     struct sweep_result *res)
 {
@@ -152,7 +185,7 @@ static int sweep_one(struct tree *t, uint64_t ino, bool restored,
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
 	index_abort(steal_ptr(txn));
-	if (restored && in.kind != LAYOUT_OTHER) {
+	if (restored && in.kind != LAYOUT_OTHER && sweep_is_torn(&in)) {
 		res->dropped++;
 		return unit_drop_file(t, ino);
 	}
@@ -202,6 +235,17 @@ static int sweep_orphans(struct tree *t, struct sweep_result *res)
 	return r;
 }
 
+/* Damage is mended in the background. */
+static int sweep_want_rescan(struct tree *t)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	int r = edit_begin(t, QUOTA_SYSTEM, &e);
+
+	if (r >= 0)
+		r = table_meta_put(e.txn, TABLE_META_RESCAN, 1);
+	return r < 0 ? r : edit_commit(&e);
+}
+
 int sweep_inodes(struct tree *t, bool restored,
 		 void (*sum)(void *arg, uint64_t ino), void *sum_arg,
 		 struct sweep_result *res)
@@ -211,7 +255,7 @@ int sweep_inodes(struct tree *t, bool restored,
 	int r = sweep_orphans(t, res);
 
 	if (r >= 0)
-		r = sweep_walk(t, sweep_note_unsummed, &work, &unreadable);
+		r = sweep_walk(t, sweep_note_unfinished, &work, &unreadable);
 	for (size_t i = 0; i < work.n && r >= 0; i++) {
 		r = sweep_one(t, work.inos[i], restored, res);
 		if (r >= 0)
@@ -219,5 +263,5 @@ int sweep_inodes(struct tree *t, bool restored,
 		r = sweep_pass_over(r, res);
 	}
 	free(work.inos);
-	return r;
+	return r < 0 || !res->unreadable ? r : sweep_want_rescan(t);
 }

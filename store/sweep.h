@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The sweep through a store that was just opened, before anyone uses it:
- *  - pack files that no inode names are removed (a crash left them);
+ *  - pack files that no record names are removed (a crash left them);
  *  - orphans of an earlier mount are removed;
  *  - after a restore, files of pip's trees that were being written, or were
  *    not yet summed, at the checkpoint are dropped: their bytes may be torn.
  *    Other files stay, as torn as any file system would leave them;
- *  - files without a checksum are queued for it.
+ *  - files that were not ingested are queued for it.
  *
  * One thread, nothing else runs.
  */
@@ -22,7 +22,8 @@ struct sweep_result {
 	uint64_t pack_bytes; /* on disk, of what stays */
 	uint64_t dropped;    /* files */
 	uint64_t orphans;
-	uint64_t unreadable; /* inode records; then no pack file is removed */
+	/* Inode records; then no pack file is removed. tidy_rescan() mends it. */
+	uint64_t unreadable;
 };
 
 /* First the packs: @res->pack_bytes are to be charged before anything is

@@ -100,7 +100,8 @@ int table_dir_used(struct index_txn *txn, uint64_t dir)
 	if (r < 0)
 		return r;
 
-	return index_next(&it, &key, buf, sizeof(buf), &len);
+	r = index_next(&it, &key, buf, sizeof(buf), &len);
+	return r == -EBADMSG ? 1 : r;
 }
 
 int table_entry_get(struct index_txn *txn, uint64_t id, struct entry_rec *ret)

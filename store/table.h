@@ -25,7 +25,7 @@ int table_dirent_del(struct index_txn *txn, uint64_t parent, const char *name,
 /* The name at @cookie of @parent, NUL-terminated. */
 int table_cookie_get(struct index_txn *txn, uint64_t parent, uint64_t cookie,
 		     char name[static RECORD_NAME_MAX + 1]);
-/* 1 if @dir has a name in it, 0 if it is empty. */
+/* 1 if @dir has a name in it, be it damaged, 0 if it is empty. */
 int table_dir_used(struct index_txn *txn, uint64_t dir);
 
 /*
@@ -39,8 +39,11 @@ int table_entry_del(struct index_txn *txn, uint64_t id,
 		    const struct entry_rec *en);
 
 /* Small numbers in table meta. */
-#define TABLE_META_RESCAN "rescan" /* not 0: directories moved; tidy_rescan() */
-#define TABLE_META_LIMIT "limit"   /* bytes, as `pipcachefs limit` set it */
+/* Not 0: directories moved, or something is damaged; tidy_rescan(). None: as
+ * 1, but nobody knows. */
+#define TABLE_META_RESCAN "rescan.names"
+#define TABLE_META_LOST "lost"	 /* not 0: inodes went, their recipes did not */
+#define TABLE_META_LIMIT "limit" /* bytes, as `pipcachefs limit` set it */
 int table_meta_get(struct index_txn *txn, const char *name, uint64_t *ret);
 int table_meta_put(struct index_txn *txn, const char *name, uint64_t value);
 

@@ -25,6 +25,7 @@
 /* Where a scan is. */
 struct tidy_pos {
 	struct record_key at; /* to read on from; private */
+	unsigned part;	      /* private: of a rescan */
 };
 
 /*
@@ -41,8 +42,12 @@ int tidy_tmp(struct tree *t, struct tidy_pos *pos, int64_t before_ns,
  */
 int tidy_empty(struct tree *t, struct tidy_pos *pos, int64_t before_ns);
 
-/* If directories moved: give every file the entry that its path has now. What
- * is left unfinished, be it by a crash, is still wanted. */
+/*
+ * If directories moved, a name went by which a file was known, or something is
+ * damaged: give every file the entry that its path has now, mend damaged
+ * names, drop damaged inodes that have none, and give up what lost ones had.
+ * What is left unfinished, be it by a crash, is still wanted.
+ */
 int tidy_rescan(struct tree *t, struct tidy_pos *pos);
 
 /* Orphans that nobody has open: their last close could not remove them. All

@@ -2,11 +2,13 @@
 #include "store/tree.h"
 
 #include <dirent.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "store/digest.h"
 #include "store/layout.h"
+#include "store/mend.h"
 #include "store/table.h"
 
 int tree_check_name(const char *name)
@@ -44,12 +46,14 @@ int tree_create_root(struct tree *t, uint32_t uid, uint32_t gid)
 			      .mode = S_IFDIR | 0755,
 			      .uid = uid,
 			      .gid = gid,
-			      .nlink = 2,
-			      .parent = RECORD_ROOT_INO,
-			      .next_cookie = RECORD_FIRST_COOKIE };
+			      .parent = RECORD_ROOT_INO };
+	uint32_t dirs;
 
+	if (r >= 0)
+		r = mend_count(e.txn, root.ino, &dirs, &root.next_cookie);
 	if (r < 0)
 		return r;
+	root.nlink = 2 + dirs;
 	root.atime_ns = root.mtime_ns = root.ctime_ns = e.now_ns;
 	r = table_inode_put(e.txn, &root);
 	if (r < 0)
@@ -68,20 +72,22 @@ int tree_get(struct tree *t, uint64_t ino, struct inode *ret)
 	return r == -ENOENT ? -ESTALE : r;
 }
 
-int tree_lookup(struct tree *t, uint64_t parent, const char *name,
-		struct inode *ret)
+static bool tree_is_dots(const char *name)
+{
+	return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+static int tree_find(struct tree *t, uint64_t parent, const char *name,
+		     struct inode *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	struct dirent_rec de;
 	struct inode dir;
-	int r;
+	int r = index_begin(t->ix, false, &txn);
 
-	if (strlen(name) > RECORD_NAME_MAX)
-		return -ENAMETOOLONG;
-	r = index_begin(t->ix, false, &txn);
 	if (r < 0)
 		return r;
-	if (!strcmp(name, ".") || !strcmp(name, "..")) {
+	if (tree_is_dots(name)) {
 		r = table_inode_get(txn, parent, &dir);
 		if (r >= 0)
 			r = table_inode_get(txn, name[1] ? dir.parent : parent,
@@ -89,8 +95,10 @@ int tree_lookup(struct tree *t, uint64_t parent, const char *name,
 		return r == -ENOENT ? -ESTALE : r;
 	}
 	r = table_dirent_get(txn, parent, name, &de);
-	if (r >= 0)
-		return table_inode_get(txn, de.ino, ret);
+	if (r >= 0) {
+		r = table_inode_get(txn, de.ino, ret);
+		return r == -ENOENT ? -EBADMSG : r;
+	}
 	if (r != -ENOENT)
 		return r;
 
@@ -100,6 +108,21 @@ int tree_lookup(struct tree *t, uint64_t parent, const char *name,
 	if (r < 0)
 		return r;
 	return S_ISDIR(dir.mode) ? -ENOENT : -ENOTDIR;
+}
+
+int tree_lookup(struct tree *t, uint64_t parent, const char *name,
+		struct inode *ret)
+{
+	int r;
+
+	if (strlen(name) > RECORD_NAME_MAX)
+		return -ENAMETOOLONG;
+	r = tree_find(t, parent, name, ret);
+	if (r != -EBADMSG || tree_is_dots(name))
+		return r;
+	if (mend_name(t, parent, name) < 0)
+		return r;
+	return tree_find(t, parent, name, ret);
 }
 
 static int tree_put_target(struct edit *e, uint64_t ino, const char *target)
@@ -248,6 +271,9 @@ int tree_link(struct tree *t, uint64_t ino, uint64_t parent, const char *name,
 	r = entry_detach(e.txn, in.entry);
 	if (r < 0)
 		return r;
+	/* Of two names the one to know is that of a cache: likely to stay. */
+	if (!in.entry && in.nlink == 1)
+		in.cookie = 0;
 	in.entry = 0;
 	in.kind = 0;
 	in.flags &= ~(uint32_t)INODE_BODY;
@@ -304,9 +330,12 @@ int tree_rejoin_entry(struct edit *e, uint64_t ino)
 		return r == -ENOENT ? 0 : r;
 	if (!S_ISREG(in.mode) || in.nlink != 1)
 		return 0;
-	r = table_cookie_get(e->txn, in.parent, in.cookie, name);
+	r = in.cookie ? table_cookie_get(e->txn, in.parent, in.cookie, name)
+		      : -ENOENT;
+	if (r == -ENOENT || r == -EBADMSG)
+		return table_meta_put(e->txn, TABLE_META_RESCAN, 1);
 	if (r < 0)
-		return r == -ENOENT ? 0 : r;
+		return r;
 	r = table_inode_get(e->txn, in.parent, &dir);
 	if (r >= 0)
 		r = entry_attach(e->t->ix, e->txn, &dir, name, &in);
@@ -315,16 +344,14 @@ int tree_rejoin_entry(struct edit *e, uint64_t ino)
 	return r < 0 ? r : table_inode_put(e->txn, &in);
 }
 
-int tree_remove(struct tree *t, uint64_t parent, const char *name, bool dir)
+static int tree_remove_whole(struct tree *t, uint64_t parent, const char *name,
+			     bool dir)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
 	struct inode pi, in;
 	struct dirent_rec de;
-	int r = tree_check_name(name);
+	int r = edit_begin(t, QUOTA_SYSTEM, &e);
 
-	if (r < 0)
-		return r;
-	r = edit_begin(t, QUOTA_SYSTEM, &e);
 	if (r < 0)
 		return r;
 	r = edit_dir(&e, parent, &pi);
@@ -335,7 +362,7 @@ int tree_remove(struct tree *t, uint64_t parent, const char *name, bool dir)
 		return r;
 	r = table_inode_get(e.txn, de.ino, &in);
 	if (r < 0)
-		return r;
+		return r == -ENOENT ? -EBADMSG : r;
 	r = tree_removable(&e, &in, dir);
 	if (r < 0)
 		return r;
@@ -351,6 +378,21 @@ int tree_remove(struct tree *t, uint64_t parent, const char *name, bool dir)
 	if (r < 0)
 		return r;
 	return edit_commit(&e);
+}
+
+int tree_remove(struct tree *t, uint64_t parent, const char *name, bool dir)
+{
+	int r = tree_check_name(name), mended;
+
+	if (r < 0)
+		return r;
+	r = tree_remove_whole(t, parent, name, dir);
+	if (r != -EBADMSG)
+		return r;
+	mended = mend_name(t, parent, name);
+	if (mended <= 0) /* what cannot be mended is gone: all that was asked */
+		return mended < 0 ? r : 0;
+	return tree_remove_whole(t, parent, name, dir);
 }
 
 int tree_setattr(struct tree *t, uint64_t ino, const struct inode *from,
@@ -396,42 +438,99 @@ static int tree_fill_dots(const struct inode *in, uint64_t off,
 	return 0;
 }
 
-int tree_readdir(struct tree *t, uint64_t dir, uint64_t off, tree_fill_fn fill,
-		 void *arg)
+/* A listing under way. */
+struct tree_list {
+	uint64_t dir;
+	uint64_t off;
+	tree_fill_fn fill;
+	void *arg;
+	uint64_t at; /* the name, or damaged offset, that was looked at last */
+	/* After -EBADMSG: what is damaged. */
+	char bad_name[RECORD_NAME_MAX + 1]; /* "": its offset */
+};
+
+/* One name, @r as index_next() gave it. Returns 1 when no more is wanted. */
+static int tree_list_name(struct index_txn *txn, struct tree_list *ls,
+			  const char *name, int r)
+{
+	struct dirent_rec de;
+
+	if (r >= 0)
+		r = table_dirent_get(txn, ls->dir, name, &de);
+	if (r == -ENOENT || r == -EBADMSG) {
+		snprintf(ls->bad_name, sizeof(ls->bad_name), "%s", name);
+		return -EBADMSG;
+	}
+	if (r < 0)
+		return r;
+	if (ls->fill(ls->arg, name, de.ino, de.type, ls->at + 1))
+		return 1;
+	ls->off = ls->at + 1;
+	return 0;
+}
+
+/* The names from ls->off on, which moves on behind the last one. */
+static int tree_list_names(struct index_txn *txn, struct tree_list *ls)
+{
+	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
+	struct record_key from = record_key_pair(ls->dir, ls->off), key;
+	char name[RECORD_NAME_MAX + 1];
+	size_t len = 0;
+	int r = index_iter(txn, INDEX_COOKIE, &from, sizeof(ls->dir), &it);
+
+	while (r >= 0 &&
+	       (r = index_next(&it, &key, name, RECORD_NAME_MAX, &len)) != 0) {
+		if (r < 0 && (r != -EBADMSG || !it.cursor))
+			return r == -EBADMSG ? -EIO : r;
+		if (record_key_get(&key, sizeof(ls->dir), &ls->at) < 0)
+			return -EIO;
+		name[r < 0 ? 0 : len] = '\0';
+		r = tree_list_name(txn, ls, name, r);
+		if (r)
+			return r < 0 ? r : 0;
+	}
+	return r;
+}
+
+/* Up to the end or the first damaged name. */
+static int tree_list_some(struct tree *t, struct tree_list *ls)
 {
 	cleanup_txn struct index_txn *txn = NULL;
-	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-	struct record_key from, key;
-	char name[RECORD_NAME_MAX + 1];
-	struct dirent_rec de;
 	struct inode in;
-	uint64_t cookie;
-	size_t len;
 	int r = index_begin(t->ix, false, &txn);
 
 	if (r < 0)
 		return r;
-	r = table_inode_get(txn, dir, &in);
+	r = table_inode_get(txn, ls->dir, &in);
 	if (r < 0)
-		return r == -ENOENT ? -ESTALE : r;
+		return r == -ENOENT ? -ESTALE : r == -EBADMSG ? -EIO : r;
 	if (!in.nlink)
 		return 0;
-	if (tree_fill_dots(&in, off, fill, arg))
+	if (tree_fill_dots(&in, ls->off, ls->fill, ls->arg))
 		return 0;
-	from = record_key_pair(
-		dir, off < RECORD_FIRST_COOKIE ? RECORD_FIRST_COOKIE : off);
-	r = index_iter(txn, INDEX_COOKIE, &from, sizeof(uint64_t), &it);
-	while (r >= 0 &&
-	       (r = index_next(&it, &key, name, RECORD_NAME_MAX, &len)) > 0) {
-		name[len] = '\0';
-		r = record_key_get(&key, sizeof(uint64_t), &cookie);
-		if (r < 0)
-			return r;
-		r = table_dirent_get(txn, dir, name, &de);
-		if (r < 0)
-			return r == -ENOENT ? -EBADMSG : r;
-		if (fill(arg, name, de.ino, de.type, cookie + 1))
-			return 0;
+	if (ls->off < RECORD_FIRST_COOKIE)
+		ls->off = RECORD_FIRST_COOKIE;
+	return tree_list_names(txn, ls);
+}
+
+int tree_readdir(struct tree *t, uint64_t dir, uint64_t off, tree_fill_fn fill,
+		 void *arg)
+{
+	struct tree_list ls = {
+		.dir = dir, .off = off, .fill = fill, .arg = arg
+	};
+	uint64_t tried = 0;
+	int r;
+
+	while ((r = tree_list_some(t, &ls)) == -EBADMSG) {
+		bool again = ls.at == tried;
+
+		tried = ls.at;
+		r = again	   ? -EBADMSG
+		    : *ls.bad_name ? mend_name(t, dir, ls.bad_name)
+				   : mend_offset(t, dir, ls.at);
+		if (r < 0) /* not now: the others are listed all the same */
+			ls.off = ls.at + 1;
 	}
 	return r;
 }

@@ -16,7 +16,7 @@
 #define TREE_LINK_MAX 65000 /* names of a file; directories have no limit */
 #define TREE_SYMLINK_MAX 4095
 
-/* Make the root directory of an empty index. */
+/* Make the root directory, where it is not there or damaged; its names stay. */
 int tree_create_root(struct tree *t, uint32_t uid, uint32_t gid);
 
 int tree_get(struct tree *t, uint64_t ino, struct inode *ret); /* -ESTALE */
@@ -52,6 +52,11 @@ int tree_setattr(struct tree *t, uint64_t ino, const struct inode *from,
 		 int mask, struct inode *ret);
 
 /*
+ * Damaged names are mended by who comes across them (mend.h): by the look-up,
+ * the listing, the removal and the rename. Those that cannot be are gone then.
+ */
+
+/*
  * Names of @dir from offset @off on, as store_readdir() has it. @fill gets
  * each name with its inode number, DT_ type and the offset behind it.
  */
@@ -70,9 +75,9 @@ int tree_readdir(struct tree *t, uint64_t dir, uint64_t off, tree_fill_fn fill,
  * tree_lost_name():   @in lost a name in @dir: count down, drop it with its
  *                     last.
  * tree_rejoin_entry():  the file @ino may have one name left, and all records
- *                     are put: give it the entry of that name. Known is where
- *                     the newest name is; one that outlives it stays without
- *                     entry, and is not evicted.
+ *                     are put: give it the entry of that name. If the name
+ *                     that the inode knew was removed, tidy_rescan() finds the
+ *                     one that is left.
  */
 int tree_check_name(const char *name);
 int tree_begin(struct tree *t, uint64_t dir, struct edit *e);

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "store/layout.h"
+#include "store/recipe.h"
 #include "store/table.h"
 
 /* A name that layout takes for a wheel: stands for all below a wheel's dir. */
@@ -241,13 +242,12 @@ int unit_remove(struct tree *t, uint64_t entry, bool idle_only,
 
 	/* A large unit takes several edits: don't begin if it is in use. */
 	if (idle_only) {
-		r = unit_measure(t, entry, &bytes, &open);
+		r = unit_measure(t, entry, NULL, &open);
 		if (r < 0)
 			return r;
 		if (open)
 			return -EBUSY;
 	}
-	bytes = 0;
 	do
 		r = unit_remove_some(t, entry, idle_only, &some, &bytes);
 	while (r > 0);
@@ -260,14 +260,36 @@ int unit_remove(struct tree *t, uint64_t entry, bool idle_only,
 
 /* What unit_measure() adds up. */
 struct unit_sum {
+	struct tree *t;
 	uint64_t bytes;
+	bool weigh; /* bytes are wanted */
 	bool open;
-	unsigned names;
 };
 
-/* Add up the files below @dir; depth is bounded by what layout knows. */
-static int unit_measure_dir(struct tree *t, struct index_txn *txn, uint64_t dir,
-			    unsigned depth, struct unit_sum *sum)
+/* What comes back when the file goes, as far as one file can tell. */
+static int unit_add(void *arg, struct index_txn *txn, const struct inode *in)
+{
+	struct unit_sum *sum = arg;
+	uint64_t bytes = in->alloc;
+	int r = 0;
+
+	sum->open |= node_is_open(sum->t->nodes, in->ino);
+	if (in->recipe && sum->weigh)
+		r = recipe_own_bytes(txn, in->recipe, &bytes);
+	sum->bytes += bytes;
+	return r == -EBADMSG || r == -ENOENT ? 0 : r;
+}
+
+struct unit_visit {
+	unit_fn fn;
+	void *arg;
+	unsigned names; /* seen so far */
+};
+
+/* Calls @fn with the inodes below @dir; depth is bounded by what layout
+ * knows. */
+static int unit_each_below(struct index_txn *txn, uint64_t dir, unsigned depth,
+			   struct unit_visit *v)
 {
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
 	struct record_key from = record_key_id(dir), key;
@@ -277,18 +299,42 @@ static int unit_measure_dir(struct tree *t, struct index_txn *txn, uint64_t dir,
 	size_t len;
 	int r = index_iter(txn, INDEX_DIRENT, &from, sizeof(dir), &it);
 
-	while (r >= 0 && sum->names < UNIT_NAMES_MAX &&
+	while (r >= 0 && v->names < UNIT_NAMES_MAX &&
 	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) > 0) {
 		r = record_dirent_decode(buf, len, &de);
 		if (r >= 0)
 			r = table_inode_get(txn, de.ino, &in);
+		if (r >= 0)
+			r = v->fn(v->arg, txn, &in);
 		if (r < 0)
 			return r;
-		sum->names++;
-		sum->bytes += in.alloc;
-		sum->open |= node_is_open(t->nodes, de.ino);
+		v->names++;
 		if (S_ISDIR(in.mode) && depth < TABLE_PATH_MAX)
-			r = unit_measure_dir(t, txn, de.ino, depth + 1, sum);
+			r = unit_each_below(txn, de.ino, depth + 1, v);
+	}
+	return r;
+}
+
+int unit_each(struct index_txn *txn, uint64_t entry, const struct entry_rec *en,
+	      unit_fn fn, void *arg)
+{
+	struct unit_visit v = { .fn = fn, .arg = arg };
+	char name[RECORD_NAME_MAX + 1];
+	struct dirent_rec de;
+	struct inode in;
+	int r = 0;
+
+	if (!*en->name)
+		return unit_each_below(txn, en->dir, 0, &v);
+	for (unsigned i = 0; i < 2 && r >= 0; i++) {
+		if (!unit_pair_name(en, i, name))
+			continue;
+		r = table_dirent_get(txn, en->dir, name, &de);
+		if (r >= 0)
+			r = table_inode_get(txn, de.ino, &in);
+		if (r >= 0 && in.entry == entry)
+			r = fn(arg, txn, &in);
+		r = r == -ENOENT ? 0 : r;
 	}
 	return r;
 }
@@ -297,35 +343,18 @@ int unit_measure(struct tree *t, uint64_t entry, uint64_t *ret_bytes,
 		 bool *ret_open)
 {
 	cleanup_txn struct index_txn *txn = NULL;
-	char name[RECORD_NAME_MAX + 1];
+	struct unit_sum sum = { .t = t, .weigh = ret_bytes };
 	struct entry_rec en;
-	struct dirent_rec de;
-	struct inode in;
-	struct unit_sum sum = { .bytes = 0 };
 	int r = index_begin(t->ix, false, &txn);
 
+	if (r >= 0)
+		r = table_entry_get(txn, entry, &en);
+	if (r >= 0)
+		r = unit_each(txn, entry, &en, unit_add, &sum);
 	if (r < 0)
 		return r;
-	r = table_entry_get(txn, entry, &en);
-	if (r < 0)
-		return r;
-	if (!*en.name)
-		r = unit_measure_dir(t, txn, en.dir, 0, &sum);
-	for (unsigned i = 0; i < 2 && *en.name && r >= 0; i++) {
-		if (!unit_pair_name(&en, i, name))
-			continue;
-		r = table_dirent_get(txn, en.dir, name, &de);
-		if (r >= 0)
-			r = table_inode_get(txn, de.ino, &in);
-		if (r >= 0 && in.entry == entry) {
-			sum.bytes += in.alloc;
-			sum.open |= node_is_open(t->nodes, de.ino);
-		}
-		r = r == -ENOENT ? 0 : r;
-	}
-	if (r < 0)
-		return r;
-	*ret_bytes = sum.bytes;
+	if (ret_bytes)
+		*ret_bytes = sum.bytes;
 	*ret_open = sum.open;
 	return 0;
 }
@@ -352,7 +381,7 @@ int unit_drop_name(struct tree *t, uint64_t ino, bool idle_only)
 		r = unit_remove_name(&e, &dir, name, &in, idle_only);
 	if (r >= 0)
 		r = table_inode_put(e.txn, &dir);
-	if (r == -ENOENT) /* the newest name went before: others are left */
+	if (r == -ENOENT) /* the name it knew went before: others are left */
 		r = table_inode_put(e.txn, &in);
 	if (r < 0)
 		return r;

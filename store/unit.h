@@ -35,19 +35,27 @@
 int unit_remove(struct tree *t, uint64_t entry, bool idle_only,
 		uint64_t *ret_bytes);
 
-/* The disk bytes of the unit, and whether one of its files is open now. */
+/* What would come back without the unit (NULL: not wanted), and whether one of
+ * its files is open now. */
 int unit_measure(struct tree *t, uint64_t entry, uint64_t *ret_bytes,
 		 bool *ret_open);
 
+/* Calls @fn with the inodes that belong to the unit @en, in the caller's
+ * transaction; directories below it too. */
+typedef int (*unit_fn)(void *arg, struct index_txn *txn,
+		       const struct inode *in);
+int unit_each(struct index_txn *txn, uint64_t entry, const struct entry_rec *en,
+	      unit_fn fn, void *arg);
+
 /* Remove a damaged or torn file: its unit, or without one all that is known
- * of it (its newest name; further names lead to an inode marked bad). */
+ * of it (the name it knows; further names lead to an inode marked bad). */
 int unit_drop_file(struct tree *t, uint64_t ino);
 
 /* Remove one name of @in; the inode goes if it was the last. For tidy. */
 int unit_remove_name(struct edit *e, struct inode *dir, const char *name,
 		     struct inode *in, bool idle_only);
 
-/* The newest name of @ino goes; if others are left the inode is marked bad.
+/* The name that @ino knows goes; if others are left it is marked bad.
  * @idle_only: a temporary file, if it is one still; -EBUSY if it is open. */
 int unit_drop_name(struct tree *t, uint64_t ino, bool idle_only);
 

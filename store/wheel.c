@@ -449,6 +449,8 @@ static int wheel_member(struct cutter *c, size_t i)
 	if (m->stream > WHEEL_HEAD_MIN + WHEEL_HEAD &&
 	    wheel_is_gz(name, name_len))
 		rest = left - WHEEL_HEAD;
+	else if (m->stream >= WHEEL_LARGE)
+		rest = left;
 	r = wheel_add(c, m->at - c->done, NULL);
 	if (r > 0)
 		r = wheel_add(c, head + left - rest, header);

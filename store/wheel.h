@@ -9,7 +9,9 @@
  * data descriptor. Two versions of a wheel mostly differ only in the time and
  * date of local headers: those 4 bytes are the stamp, zeroed before the piece
  * is digested. A .gz or .tgz has a time of its own in its first bytes, so that
- * such members are cut once more, WHEEL_HEAD bytes into their stream. The
+ * such members are cut once more, WHEEL_HEAD bytes into their stream. Large
+ * ones are cut behind their header: some writers put times into its extra
+ * fields (measured: torchvision 99.7 % unique without that, 77.4 % with). The
  * central directory is one piece with the end records and their comment. What
  * stands before and after the ZIP does not touch its pieces: a response of
  * pip's http/ shares them with the bare body of http-v2/.
@@ -34,6 +36,7 @@
 #define WHEEL_HEADER_LEN 30	       /* a stamped piece has more bytes */
 #define WHEEL_HEAD 64		       /* bytes, of the stream of a .gz */
 #define WHEEL_HEAD_MIN (4 * KIB)       /* what must follow such a head */
+#define WHEEL_LARGE (64 * KIB)	       /* a stream that stands alone */
 #define WHEEL_DIRECTORY_MAX (64 * MIB) /* a larger one: not cut */
 
 struct wheel_source {

@@ -14,7 +14,9 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "store/content.h"
 #include "store/fileio.h"
+#include "store/gc.h"
 #include "store/layout.h"
 #include "store/rename.h"
 #include "store/sweep.h"
@@ -39,6 +41,8 @@ struct fixture {
 	struct entries *entries;
 	struct tree tree;
 	struct files files;
+	struct section *readers;
+	struct gc *gc;		   /* its thread does not run: gc_drain() */
 	struct sweep_result swept; /* by sweep_packs() at open */
 	struct pack_io io;	   /* of the packs; a test replaces calls */
 	unsigned due;		   /* calls of the entries' @due */
@@ -104,9 +108,10 @@ static inline void fx_report(void *arg, int priority, const char *text)
 	fx.reports++;
 }
 
-static inline void fx_closed(void *arg, uint64_t ino)
+static inline void fx_closed(void *arg, uint64_t ino, uint64_t bytes)
 {
 	(void)arg;
+	(void)bytes;
 	fx.last_closed = ino;
 	fx.closed++;
 }
@@ -119,11 +124,19 @@ static inline void fx_open_parts(void)
 				   .io = &fx.io,
 				   .dirty_bytes = UINT64_MAX,
 				   .credit = fx_credit };
+	struct holes_config hc;
 
+	ck_assert_int_eq(section_new(&fx.readers), 0);
 	ck_assert_int_eq(packs_open(&pc, &fx.kit.packs), 0);
 	ck_assert_int_eq(room_new((struct room_disk){ fx_disk_free, NULL },
 				  &fx.room),
 			 0);
+	hc = (struct holes_config){ .dir_fd = fx.kit.packs_dir,
+				    .io = &fx.io,
+				    .packs = fx.kit.packs,
+				    .readers = fx.readers,
+				    .credit = fx_credit };
+	ck_assert_int_eq(holes_open(&hc, &fx.kit.holes), 0);
 	ck_assert_int_eq(nodes_new(&fx.nodes), 0);
 	ck_assert_int_eq(
 		entries_new((struct notify){ .fn = fx_due }, &fx.entries), 0);
@@ -132,7 +145,10 @@ static inline void fx_open_parts(void)
 				 .packs = fx.kit.packs,
 				 .nodes = fx.nodes,
 				 .entries = fx.entries,
-				 .room = fx.room };
+				 .room = fx.room,
+				 .readers = fx.readers,
+				 .holes = fx.kit.holes };
+	ck_assert_int_eq(gc_new(T, &fx.gc), 0);
 	fx.files = (struct files){ .t = T,
 				   .closed = fx_closed,
 				   .report = fx_report,
@@ -164,6 +180,9 @@ static inline void fx_close(void)
 	int r = checkpoint_stop(fx.kit.cp, clean);
 
 	ck_assert(r == 0 || !clean);
+	gc_free(fx.gc);
+	holes_close(fx.kit.holes);
+	section_free(fx.readers);
 	nodes_free(fx.nodes);
 	entries_free(fx.entries);
 	packs_close(fx.kit.packs);
@@ -419,11 +438,11 @@ static inline struct scratch fx_pack_path(uint64_t ino)
 static inline void fx_sum(uint64_t ino)
 {
 	struct inode in = fx_inode(ino);
-	struct pack *pk;
+	struct node as = { .size = in.size };
 
-	ck_assert_int_eq(pack_get(fx.kit.packs, in.pack, &pk), 0);
-	ck_assert_int_eq(file_sum_pack(pk, in.size, &in.xxh3), 0);
-	pack_put(pk);
+	ck_assert_int_eq(pack_get(fx.kit.packs, in.pack, &as.pack), 0);
+	ck_assert_int_eq(content_sum(T, &as, &in.xxh3), 0);
+	pack_put(as.pack);
 	in.flags |= INODE_SUMMED;
 	fx_put_inode(&in);
 }

@@ -44,6 +44,37 @@ static void check_pack(const uint8_t *data, size_t size)
 	assert(size == sizeof(again) && !memcmp(again, data, size));
 }
 
+static void check_block(const uint8_t *data, size_t size)
+{
+	uint8_t again[RECORD_BLOCK_MAX];
+	struct block_rec bl;
+
+	if (record_block_decode(data, size, &bl) < 0)
+		return;
+	assert(bl.pack && bl.length && bl.refs);
+	assert(bl.length <= INT64_MAX - bl.offset);
+	assert(size == record_block_encode(&bl, again));
+	assert(!memcmp(again, data, size));
+}
+
+static void check_runs(const uint8_t *data, size_t size)
+{
+	uint8_t again[RECORD_RUNS_MAX * RECORD_RUN_SIZE];
+	struct run runs[RECORD_RUNS_MAX];
+	size_t n;
+
+	if (record_runs_decode(data, size, runs, &n) < 0)
+		return;
+	assert(n && n <= RECORD_RUNS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		assert(runs[i].first && runs[i].count);
+		assert(runs[i].first + (runs[i].count - 1) >= runs[i].first);
+		assert(runs[i].stamped || !runs[i].stamp);
+	}
+	assert(size == record_runs_encode(runs, n, again));
+	assert(!memcmp(again, data, size));
+}
+
 static void check_entry(const uint8_t *data, size_t size)
 {
 	uint8_t again[RECORD_ENTRY_MAX];
@@ -91,6 +122,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_inode(data, size);
 	check_dirent(data, size);
 	check_pack(data, size);
+	check_block(data, size);
+	check_runs(data, size);
 	check_entry(data, size);
 	check_u64(data, size);
 	check_key(data, size);

@@ -5,7 +5,10 @@
  *  - orphans are the inodes without a name, and there is none;
  *  - entries and the LRU are one to one, and an entry counts the files that
  *    carry it;
- *  - inline bytes and pack files belong to exactly one inode each;
+ *  - inline bytes and staged packs belong to exactly one inode each;
+ *  - a block is referred to as often as it occurs in recipes, each of which is
+ *    an inode's; a pack's live bytes are those of its blocks, which do not
+ *    overlap and end where it says;
  *  - what is charged covers what is on disk, and not by much.
  *
  * The tail of fixture.h, whose names it uses.
@@ -15,7 +18,16 @@
 
 #include <dirent.h>
 
+#include "store/block.h"
+
 #define INVARIANTS_INODES_MAX 20000
+
+#define INVARIANTS_REFS_MAX 20000
+
+struct invariants_block {
+	uint64_t id;
+	struct block_rec rec;
+};
 
 /* An inode and what was counted for it. */
 struct invariants_inode {
@@ -29,6 +41,9 @@ struct invariants {
 	size_t n;
 	struct invariants_inode inodes[INVARIANTS_INODES_MAX]; /* by number */
 	uint64_t disk_bytes;
+	size_t n_refs, n_blocks, n_counted, n_placed;
+	uint64_t refs[INVARIANTS_REFS_MAX]; /* block ids, as recipes say */
+	struct invariants_block blocks[INVARIANTS_REFS_MAX];
 };
 static struct invariants inv;
 
@@ -191,32 +206,141 @@ static inline void invariants_inline(const struct record_key *key,
 	ck_assert_uint_eq(len, RECORD_INLINE_HEAD + in->size);
 }
 
-/* Pack files and the inodes that name them, one to one. */
+/* How many inodes read the pack linearly. */
+static inline size_t invariants_readers(uint64_t pack)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < inv.n; i++)
+		n += inv.inodes[i].in.data == INODE_DATA_PACK &&
+		     inv.inodes[i].in.pack == pack;
+	return n;
+}
+
+/* Pack files: staged ones and those with a record. */
 static inline void invariants_packs(void)
 {
 	DIR *dir = fdopendir(dup(fx.kit.packs_dir));
 	const struct dirent *de;
 	size_t files = 0, named = 0;
+	struct pack_rec rec;
 	uint64_t id;
 
 	ck_assert_ptr_nonnull(dir);
 	rewinddir(dir);
 	while ((de = readdir(dir))) {
-		size_t n = 0;
+		size_t n;
+		int r;
 
 		if (!packio_parse(de->d_name, &id))
 			continue;
 		files++;
-		for (size_t i = 0; i < inv.n; i++)
-			n += inv.inodes[i].in.data == INODE_DATA_PACK &&
-			     inv.inodes[i].in.pack == id;
-		ck_assert_msg(n == 1, "pack %s is named by %zu inodes",
-			      de->d_name, n);
+		n = invariants_readers(id);
+		r = block_pack_get(inv.txn, id, &rec);
+		ck_assert_msg(r == 0 || n == 1,
+			      "pack %s is named by %zu inodes", de->d_name, n);
+		if (r == 0)
+			ck_assert_uint_eq(n, rec.owner != 0);
+		named += r == 0 || n;
 	}
 	closedir(dir);
-	for (size_t i = 0; i < inv.n; i++)
-		named += inv.inodes[i].in.data == INODE_DATA_PACK;
 	ck_assert_uint_eq(named, files);
+	for (size_t i = 0; i < inv.n; i++) {
+		const struct inode *in = &inv.inodes[i].in;
+
+		if (in->data == INODE_DATA_PACK &&
+		    block_pack_get(inv.txn, in->pack, &rec) == 0)
+			ck_assert_uint_eq(rec.owner, in->ino);
+	}
+}
+
+static inline void invariants_runs(const struct record_key *key,
+				   const uint8_t *val, size_t len)
+{
+	struct run runs[RECORD_RUNS_MAX];
+	uint64_t recipe = invariants_id(key, 0);
+	size_t n, owners = 0;
+
+	ck_assert_int_eq(record_runs_decode(val, len, runs, &n), 0);
+	for (size_t i = 0; i < inv.n; i++)
+		owners += inv.inodes[i].in.recipe == recipe;
+	ck_assert_msg(owners == 1, "recipe %ju has %zu inodes",
+		      (uintmax_t)recipe, owners);
+	for (size_t i = 0; i < n; i++) {
+		for (uint32_t k = 0; k < runs[i].count; k++) {
+			ck_assert_uint_lt(inv.n_refs, INVARIANTS_REFS_MAX);
+			inv.refs[inv.n_refs++] = runs[i].first + k;
+		}
+	}
+}
+
+static inline void invariants_block(const struct record_key *key,
+				    const uint8_t *val, size_t len)
+{
+	struct invariants_block *b = &inv.blocks[inv.n_blocks++];
+	struct record_key digest;
+	uint8_t none[1];
+	uint64_t refs = 0;
+
+	ck_assert_uint_le(inv.n_blocks, INVARIANTS_REFS_MAX);
+	b->id = invariants_id(key, 0);
+	ck_assert_int_eq(record_block_decode(val, len, &b->rec), 0);
+	for (size_t i = 0; i < inv.n_refs; i++)
+		refs += inv.refs[i] == b->id;
+	ck_assert_msg(refs == b->rec.refs,
+		      "block %ju has %u references, not %ju", (uintmax_t)b->id,
+		      b->rec.refs, (uintmax_t)refs);
+	inv.n_counted += refs;
+	digest = record_key_pair(record_sha256_head(b->rec.sha256), b->id);
+	ck_assert_int_eq(index_get(inv.txn, INDEX_DIGEST, &digest, none, 1), 0);
+}
+
+static inline int invariants_place(const void *a, const void *b)
+{
+	const struct invariants_block *x = a, *y = b;
+
+	if (x->rec.pack != y->rec.pack)
+		return x->rec.pack < y->rec.pack ? -1 : 1;
+	return (x->rec.offset > y->rec.offset) -
+	       (x->rec.offset < y->rec.offset);
+}
+
+static inline void invariants_live(const struct record_key *key,
+				   const uint8_t *val, size_t len)
+{
+	uint64_t id = invariants_id(key, 0), live = 0, end = 0;
+	struct pack_rec rec;
+
+	ck_assert_int_eq(record_pack_decode(val, len, &rec), 0);
+	for (size_t i = 0; i < inv.n_blocks; i++) {
+		const struct block_rec *b = &inv.blocks[i].rec;
+
+		if (b->pack != id)
+			continue;
+		ck_assert_msg(b->offset >= end, "blocks of pack %ju overlap",
+			      (uintmax_t)id);
+		end = b->offset + b->length;
+		live += b->length;
+		inv.n_placed++;
+	}
+	ck_assert_uint_le(end, rec.bytes);
+	ck_assert_uint_eq(live, rec.live);
+	ck_assert(live || rec.owner);
+}
+
+/* Recipes, blocks and packs count the same. */
+static inline void invariants_blocks(void)
+{
+	inv.n_refs = inv.n_blocks = inv.n_counted = inv.n_placed = 0;
+	invariants_each(INDEX_RECIPE, invariants_runs);
+	invariants_each(INDEX_BLOCK, invariants_block);
+	ck_assert_uint_eq(inv.n_counted, inv.n_refs);
+	ck_assert_uint_eq(fx_count(INDEX_DIGEST), inv.n_blocks);
+	qsort(inv.blocks, inv.n_blocks, sizeof(inv.blocks[0]),
+	      invariants_place);
+	invariants_each(INDEX_PACK, invariants_live);
+	ck_assert_uint_eq(inv.n_placed, inv.n_blocks);
+	ck_assert_uint_eq(fx_count(INDEX_PENDING), 0);
 }
 
 static inline void invariants_bytes(void)
@@ -228,6 +352,7 @@ static inline void invariants_bytes(void)
 	ck_assert_uint_eq(invariants_each(INDEX_INLINE, invariants_inline),
 			  wanted);
 	invariants_packs();
+	invariants_blocks();
 }
 
 static inline int invariants_add_disk(const char *path, const struct stat *st,
@@ -253,9 +378,12 @@ static inline void invariants_room(void)
 
 static inline void invariants_check(void)
 {
+	uint64_t freed;
+
 	if (fx.hurt)
 		return;
 	ck_assert_uint_eq(nodes_count(fx.nodes), 0);
+	ck_assert(gc_drain(fx.gc, &freed) == 0 || index_frozen(fx.kit.ix));
 	if (!index_frozen(fx.kit.ix)) {
 		/* Without a change there would be no checkpoint. */
 		const struct inode root = fx_inode(RECORD_ROOT_INO);

@@ -26,6 +26,7 @@
 enum iotap_op {
 	IOTAP_WRITE,
 	IOTAP_TRUNCATE, /* off is the size */
+	IOTAP_PUNCH,	/* a hole of len bytes at off */
 	IOTAP_CREATE,	/* name in the directory dir, or a path; fd when done */
 	IOTAP_UNLINK,
 	IOTAP_SYNC, /* a file or a directory */
@@ -112,6 +113,10 @@ ssize_t iotap_pwrite64(int fd, const void *buf, size_t len,
 ssize_t iotap_writev(int fd, const struct iovec *iov, int n) __asm__("writev");
 int iotap_ftruncate(int fd, off_t size) __asm__("ftruncate");
 int iotap_ftruncate64(int fd, off_t size) __asm__("ftruncate64");
+int iotap_fallocate(int fd, int mode, off_t off,
+		    off_t len) __asm__("fallocate");
+int iotap_fallocate64(int fd, int mode, off_t off,
+		      off_t len) __asm__("fallocate64");
 int iotap_fsync(int fd) __asm__("fsync");
 int iotap_fdatasync(int fd) __asm__("fdatasync");
 int iotap_open(const char *path, int flags, ...) __asm__("open");
@@ -174,6 +179,23 @@ int iotap_ftruncate(int fd, off_t size)
 int iotap_ftruncate64(int fd, off_t size)
 {
 	return iotap_ftruncate(fd, size);
+}
+
+/* Other modes change no byte: none of them makes a file longer. */
+int iotap_fallocate(int fd, int mode, off_t off, off_t len)
+{
+	struct iotap_call call = {
+		.op = IOTAP_PUNCH, .fd = fd, .len = (size_t)len, .off = off
+	};
+
+	if (!(mode & FALLOC_FL_PUNCH_HOLE))
+		return (int)syscall(SYS_fallocate, fd, mode, off, len);
+	return (int)IOTAP_DO(&call, syscall(SYS_fallocate, fd, mode, off, len));
+}
+
+int iotap_fallocate64(int fd, int mode, off_t off, off_t len)
+{
+	return iotap_fallocate(fd, mode, off, len);
 }
 
 int iotap_fsync(int fd)

@@ -164,6 +164,23 @@ static inline void image_write(struct image *im, struct image_file *file,
 		file->len_now = rec->a + rec->len;
 }
 
+/* A hole is punched piece by piece: some may be there, and others not. */
+static inline void image_punch(struct image *im, struct image_file *file,
+			       const struct powerlog_rec *rec)
+{
+	static const uint8_t zeros[64 * 1024];
+	struct powerlog_rec part = *rec;
+	uint64_t end = rec->a + rec->b;
+
+	if (end > file->len_now) /* it does not make the file longer */
+		end = file->len_now;
+	for (; part.a < end; part.a += part.len) {
+		part.len = end - part.a < sizeof(zeros) ? end - part.a
+							: sizeof(zeros);
+		image_write(im, file, &part, zeros);
+	}
+}
+
 /* All that was written before record @at is on the disk. */
 static inline void image_file_synced(struct image_file *file, uint64_t at)
 {
@@ -392,6 +409,8 @@ static inline bool image_step(struct image *im, enum powerlog_type *ret)
 	*ret = rec.type;
 	if (rec.type == POWERLOG_WRITE) {
 		image_write(im, image_file(im, rec.ino), &rec, bytes);
+	} else if (rec.type == POWERLOG_PUNCH) {
+		image_punch(im, image_file(im, rec.ino), &rec);
 	} else if (rec.type == POWERLOG_SIZE) {
 		struct image_file *file = image_file(im, rec.ino);
 

@@ -20,6 +20,7 @@ enum powerlog_type {
 	/* a file or directory, by its inode number */
 	POWERLOG_WRITE, /* a: offset; bytes */
 	POWERLOG_SIZE,	/* a: the new one */
+	POWERLOG_PUNCH, /* a: offset, b: length of what is zero now */
 	POWERLOG_SYNC,	/* a: number of the sync, which begins */
 	POWERLOG_SYNCED,
 	/* a directory; bytes are struct powerlog_names */
@@ -150,6 +151,7 @@ static inline void powerlog_done(const struct iotap_call *call, uint64_t ino)
 	static const enum powerlog_type type[] = {
 		[IOTAP_WRITE] = POWERLOG_WRITE,
 		[IOTAP_TRUNCATE] = POWERLOG_SIZE,
+		[IOTAP_PUNCH] = POWERLOG_PUNCH,
 		[IOTAP_CREATE] = POWERLOG_CREATE,
 		[IOTAP_UNLINK] = POWERLOG_UNLINK,
 		[IOTAP_RENAME] = POWERLOG_RENAME,
@@ -163,8 +165,10 @@ static inline void powerlog_done(const struct iotap_call *call, uint64_t ino)
 		bytes = call->buf;
 		rec.len = call->len;
 	}
-	if (call->op == IOTAP_WRITE || call->op == IOTAP_TRUNCATE)
+	if (!iotap_on_name(call->op))
 		rec.a = (uint64_t)call->off;
+	if (call->op == IOTAP_PUNCH)
+		rec.b = call->len;
 	if (iotap_on_name(call->op)) {
 		const char *slash = strrchr(call->name, '/');
 

@@ -174,12 +174,21 @@ END_TEST
 
 START_TEST(run_with_nothing_new_does_nothing)
 {
+	struct pack *pk = NULL;
+	uint64_t id;
+
 	open_kit(LONG_MS);
 	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
 	ck_assert_uint_eq(kit_count(&kit), 1);
-	(void)new_pack("bytes that no commit names yet");
+	id = new_pack("bytes that no commit names yet");
 	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
 	ck_assert_uint_eq(kit_count(&kit), 2);
+	/* A change without a byte is one. */
+	ck_assert_int_eq(pack_get(kit.packs, id, &pk), 0);
+	ck_assert_int_eq(pack_truncate(pk, 2), 0);
+	pack_put(pk);
+	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
+	ck_assert_uint_eq(kit_count(&kit), 3);
 }
 END_TEST
 

@@ -14,9 +14,9 @@ static struct evict *ev;
 
 static void start(void)
 {
-	struct evict_config cfg = { .t = T,
-				    .cp = fx.kit.cp,
-				    .grace_sec = GRACE };
+	struct evict_config cfg = {
+		.t = T, .gc = fx.gc, .cp = fx.kit.cp, .grace_sec = GRACE
+	};
 
 	ck_assert_int_eq(evict_start(&cfg, &ev), 0);
 }

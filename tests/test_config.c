@@ -130,6 +130,34 @@ START_TEST(unknown_options_are_named)
 }
 END_TEST
 
+START_TEST(remount_is_refused_with_what_to_do_instead)
+{
+	static const char *const cases[] = { "remount", "remount,ro",
+					     "rw,limit=5G,remount" };
+	struct config c;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		ck_assert_int_eq(config_parse(cases[i], true, &c, why,
+					      sizeof(why)),
+				 -EINVAL);
+		ck_assert_msg(strstr(why, "not supported"), "%s", why);
+		ck_assert_msg(strstr(why, "pipcachefs limit"), "%s", why);
+		ck_assert_msg(strstr(why, "unmount"), "%s", why);
+	}
+}
+END_TEST
+
+START_TEST(nothing_need_be_left_free)
+{
+	struct config c = parsed("min_free=0", true);
+
+	ck_assert_str_eq(c.min_free, "0");
+	config_release(&c);
+	c = parsed("min_free=0%", true);
+	config_release(&c);
+}
+END_TEST
+
 START_TEST(values_out_of_range_are_named_with_their_range)
 {
 	static const struct {
@@ -139,7 +167,9 @@ START_TEST(values_out_of_range_are_named_with_their_range)
 		{ "limit=", "limit= " },
 		{ "limit=many", "limit=many" },
 		{ "limit=0", "limit=0" },
-		{ "low=101%", "1% to 100%" },
+		{ "low=0", "low=0" },
+		{ "low=101%", "share of the limit as 10% (1% to 100%)" },
+		{ "min_free=101%", "share of the disk as 10% (0% to 100%)" },
 		{ "min_free=-1", "min_free=-1" },
 		{ "grace=soon", "grace=soon" },
 		{ "grace=-1", "grace=-1" },
@@ -175,6 +205,8 @@ int main(void)
 	tcase_add_test(tc, flags_of_mount_are_taken);
 	tcase_add_test(tc, words_of_fstab_are_passed_over);
 	tcase_add_test(tc, unknown_options_are_named);
+	tcase_add_test(tc, remount_is_refused_with_what_to_do_instead);
+	tcase_add_test(tc, nothing_need_be_left_free);
 	tcase_add_test(tc, values_out_of_range_are_named_with_their_range);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);

@@ -25,6 +25,7 @@ static uint64_t reclaim(void *arg)
 static void start(int64_t grace_sec)
 {
 	struct evict_config cfg = { .t = T,
+				    .gc = fx.gc,
 				    .cp = fx.kit.cp,
 				    .grace_sec = grace_sec,
 				    .reclaim = reclaim };

@@ -139,6 +139,30 @@ START_TEST(a_file_of_holes_takes_no_room)
 }
 END_TEST
 
+/* What is acknowledged then could never be kept. */
+START_TEST(on_a_frozen_index_nothing_more_is_written)
+{
+	uint64_t large = fx_put(ROOT, "l", LARGE, 2), charged;
+	struct store_file *from = fx_open_file(large, 0);
+
+	ck_assert_int_eq(put(0, "abc"), 0);
+	charged = fx_charged();
+	index_freeze(fx.kit.ix);
+	ck_assert_int_eq(put(0, "def"), -EROFS);
+	ck_assert_int_eq(put(3, "def"), -EROFS);
+	ck_assert_int_eq(fileio_fallocate(f, 0, 0, LARGE), -EROFS);
+	ck_assert_int_eq(fileio_copy(from, 0, f, 0, LARGE), -EROFS);
+	ck_assert_int_eq(file_truncate(&fx.files, ino, 1), -EROFS);
+	ck_assert_int_eq(file_truncate(&fx.files, ino, 0), -EROFS);
+	ck_assert_int_eq(file_truncate(&fx.files, ino, 10), -EROFS);
+	ck_assert_int_eq(fx_try_open(ino, FILE_WRITE | FILE_TRUNCATE), -EROFS);
+	ck_assert_str_eq(get(f, 0, 10), "abc");
+	ck_assert_uint_eq(fx_charged(), charged);
+	file_close(from);
+	fx.hurt = true; /* the node of the close that fails is left */
+}
+END_TEST
+
 /* -- Without room --------------------------------------------------------- */
 
 START_TEST(without_room_nothing_is_written_and_nothing_charged)
@@ -208,9 +232,9 @@ static void refuse(unsigned n, int error)
 
 static struct evict *start_evictor(int64_t grace_sec)
 {
-	struct evict_config cfg = { .t = T,
-				    .cp = fx.kit.cp,
-				    .grace_sec = grace_sec };
+	struct evict_config cfg = {
+		.t = T, .gc = fx.gc, .cp = fx.kit.cp, .grace_sec = grace_sec
+	};
 	struct evict *ev = NULL;
 
 	ck_assert_int_eq(evict_start(&cfg, &ev), 0);
@@ -398,6 +422,35 @@ START_TEST(a_file_can_be_copied_onto_itself)
 }
 END_TEST
 
+static uint64_t allocated; /* where the last preallocation ended */
+
+static int noting_fallocate(int fd, int mode, off_t off, off_t len)
+{
+	if (mode == FALLOC_FL_KEEP_SIZE)
+		allocated = (uint64_t)(off + len);
+	return fallocate(fd, mode, off, len);
+}
+
+/* So that no file system allocates more than what is charged. */
+START_TEST(what_is_copied_is_allocated_before)
+{
+	uint64_t large = fx_put(ROOT, "l", LARGE, 2);
+	struct store_file *from = fx_open_file(large, 0);
+
+	fx.io.fallocate = noting_fallocate;
+	ck_assert_int_eq(fileio_copy(from, 0, f, 0, 50000), 50000);
+	ck_assert_uint_eq(allocated, 50000);
+	ck_assert_uint_eq(f->nd->alloc_end, 50000);
+	ck_assert_int_eq(fileio_copy(from, 50000, f, 50000, LARGE),
+			 LARGE - 50000);
+	ck_assert_uint_eq(allocated, LARGE);
+	fx_check_bytes(f, LARGE, 2);
+	/* A source that ends early leaves nothing behind that is charged. */
+	ck_assert_uint_le(f->nd->disk, LARGE + 64 * KIB);
+	file_close(from);
+}
+END_TEST
+
 /* -- Threads -------------------------------------------------------------- */
 
 #define PIECES 200
@@ -466,6 +519,7 @@ int main(void)
 	tcase_add_test(tc, many_small_appends_make_one_file);
 	tcase_add_test(tc, what_was_allocated_ahead_is_given_back_at_the_close);
 	tcase_add_test(tc, a_file_of_holes_takes_no_room);
+	tcase_add_test(tc, on_a_frozen_index_nothing_more_is_written);
 	tcase_add_test(tc, two_writers_make_one_file_across_checkpoints);
 
 	tc = new_case(suite, "room");
@@ -483,5 +537,6 @@ int main(void)
 	tcase_add_test(tc, an_inline_file_is_data_up_to_its_end);
 	tcase_add_test(tc, bytes_are_copied_from_the_index_and_from_packs);
 	tcase_add_test(tc, a_file_can_be_copied_onto_itself);
+	tcase_add_test(tc, what_is_copied_is_allocated_before);
 	return kit_run_suite(suite);
 }

@@ -27,7 +27,7 @@ static void ingest(uint64_t which)
 {
 	struct ingest *in = start();
 
-	ingest_add(in, which);
+	ingest_add(in, which, LARGE);
 	ingest_stop(in);
 }
 
@@ -64,7 +64,7 @@ START_TEST(many_files_are_summed_before_the_thread_ends)
 	for (size_t i = 0; i < ARRAY_SIZE(inos); i++) {
 		(void)snprintf(name, sizeof(name), "f%zu", i);
 		inos[i] = fx_put(ROOT, name, 3000, (unsigned)i);
-		ingest_add(in, inos[i]);
+		ingest_add(in, inos[i], LARGE);
 	}
 	ck_assert_uint_le(ingest_pending(in), ARRAY_SIZE(inos));
 	ingest_stop(in);
@@ -275,7 +275,7 @@ static void close_in_vain(struct ingest *in)
 	refuse = true;
 	file_close(f);
 	ck_assert_uint_eq(fx.last_closed, ino);
-	ingest_add(in, ino);
+	ingest_add(in, ino, LARGE);
 	while (ingest_pending(in))
 		usleep(1000);
 	ck_assert_uint_eq(nodes_count(fx.nodes), 1);

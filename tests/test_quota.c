@@ -60,6 +60,22 @@ START_TEST(low_may_be_chosen_up_to_the_ceiling_of_http)
 }
 END_TEST
 
+START_TEST(low_keeps_its_share_of_another_limit)
+{
+	struct quota q = quota_of(GIB);
+
+	quota_set(&q, GIB, GIB / 2, 0);
+	ck_assert_uint_eq(quota_low_for(&q, GIB), GIB / 2);
+	ck_assert_uint_eq(quota_low_for(&q, 100 * MIB), 50 * MIB);
+	ck_assert_uint_eq(quota_low_for(&q, 4 * TIB), 2 * TIB);
+	/* The default is no fixed share. */
+	for (uint64_t limit = 16 * MIB; limit < TIB; limit *= 3) {
+		q = quota_of(limit);
+		ck_assert_uint_eq(quota_low_for(&q, GIB), 0);
+	}
+}
+END_TEST
+
 START_TEST(each_class_stops_at_its_ceiling)
 {
 	static const enum quota_class classes[] = { QUOTA_HTTP, QUOTA_OTHER,
@@ -230,6 +246,7 @@ int main(void)
 	tcase_add_test(marks, marks_are_in_order_for_every_limit);
 	tcase_add_test(marks, default_low_is_90_percent);
 	tcase_add_test(marks, low_may_be_chosen_up_to_the_ceiling_of_http);
+	tcase_add_test(marks, low_keeps_its_share_of_another_limit);
 	tcase_add_test(marks, each_class_stops_at_its_ceiling);
 	tcase_add_test(marks, deletions_go_on_while_the_limit_does_not_hold);
 	tcase_add_test(marks, disk_below_is_left_its_min_free);

@@ -35,17 +35,16 @@ static const struct inode inode_sample = {
 	.pack = 0xa6,
 	.xxh3 = 0xfedcba9876543210,
 	.alloc = 0xa7,
+	.recipe = 0xa8,
 };
 
 static const struct dirent_rec dirent_sample = { .ino = 7,
 						 .cookie = 3,
 						 .type = DT_REG };
 
-static const struct pack_rec pack_sample = { .state = PACK_STAGED,
-					     .epoch = 9,
-					     .owner = 10,
-					     .bytes = INT64_MAX,
-					     .live = 11 };
+static const struct pack_rec pack_sample = {
+	.state = PACK_CUT, .owner = 10, .bytes = INT64_MAX, .live = 11
+};
 
 static const struct entry_rec entry_sample = { .kind = LAYOUT_WHEEL,
 					       .members = 2,
@@ -296,12 +295,12 @@ START_TEST(impossible_inodes_are_refused)
 {
 	static const struct spoil spoils[] = {
 		{ 0, 0 },     { 0, 2 },			   /* version */
-		{ 1, 3 },				   /* data */
+		{ 1, 4 },				   /* data */
 		{ 2, 5 },     { 3, 1 },			   /* kind, pad */
 		{ 4, 16 },    { 7, 1 },			   /* flags */
 		{ 13, 0 },    { 13, 0xf0 },  { 14, 1 },	   /* type, mode */
 		{ 13, 0x40 }, { 13, 0xa0 },  { 13, 0x20 }, /* has no pack */
-		{ 31, 1 },    { 135, 1 },		   /* pads */
+		{ 31, 1 },				   /* pad */
 		{ 39, 0x80 }, { 127, 0x80 },		   /* size, alloc */
 	};
 	uint8_t buf[RECORD_INODE_SIZE];
@@ -360,7 +359,7 @@ END_TEST
 START_TEST(impossible_packs_are_refused)
 {
 	static const struct spoil spoils[] = { { 0, 2 },    { 1, 0 },
-					       { 1, 2 },    { 2, 1 },
+					       { 1, 4 },    { 2, 1 },
 					       { 3, 1 },    { 23, 0x80 },
 					       { 31, 0x80 } };
 	uint8_t buf[RECORD_PACK_SIZE];

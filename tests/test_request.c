@@ -3,6 +3,7 @@
 
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <string.h>
 
@@ -88,7 +89,15 @@ START_TEST(status_has_its_stable_keys)
 		"used_bytes",
 		"excess_bytes",
 		"disk_free_bytes",
+		"logical_bytes",
+		"disk_data_bytes",
+		"saved_bytes",
+		"waste_bytes",
+		"index_live_bytes",
 		"files",
+		"files_whole",
+		"recipes",
+		"blocks",
 		"entries",
 		"open_files",
 		"unsummed",
@@ -113,7 +122,7 @@ START_TEST(status_has_its_stable_keys)
 		integer(used, kinds[i]);
 	ck_assert_uint_eq(json_object_size(used), ARRAY_SIZE(kinds));
 	/* The rest is text, one boolean, and "used". */
-	ck_assert_uint_eq(json_object_size(status), ARRAY_SIZE(integers) + 7);
+	ck_assert_uint_eq(json_object_size(status), ARRAY_SIZE(integers) + 8);
 	ck_assert_str_eq(json_string_value(json_object_get(status, "store")),
 			 dir.path);
 	ck_assert_str_eq(json_string_value(json_object_get(status, "state")),
@@ -194,6 +203,28 @@ START_TEST(sync_makes_a_checkpoint)
 }
 END_TEST
 
+/* All at once, and in steps. */
+START_TEST(a_check_finds_nothing_in_a_new_store)
+{
+	json_t *reply = performed(
+		json_pack("{s:s, s:b}", "command", "check", "data", 1));
+
+	ck_assert(json_is_true(json_object_get(reply, "done")));
+	ck_assert_int_eq(integer(reply, "found"), 0);
+	ck_assert_int_eq(integer(reply, "files"), 0);
+	ck_assert_int_ge(integer(reply, "charged_bytes"),
+			 integer(reply, "used_bytes"));
+	ck_assert(json_is_array(json_object_get(reply, "findings")));
+	json_decref(reply);
+	reply = performed(json_pack("{s:s, s:i, s:i}", "command", "check",
+				    "stage", 1, "seconds", 1));
+	ck_assert_ptr_null(json_object_get(reply, "files"));
+	json_decref(reply);
+	refused(json_pack("{s:s, s:i}", "command", "check", "stage", -1),
+		"Invalid argument");
+}
+END_TEST
+
 START_TEST(what_is_no_request_is_refused)
 {
 	refused(json_object(), "names no command");
@@ -263,6 +294,74 @@ START_TEST(labels_are_escaped)
 }
 END_TEST
 
+/* A file of no entry, of @size bytes. */
+static void put_loose(const char *name, size_t size)
+{
+	const struct store_new what = { .parent = STORE_ROOT_INO,
+					.name = name,
+					.mode = 0644 };
+	cleanup_free char *bytes = calloc(1, size);
+	struct store_file *f;
+	struct stat st;
+
+	ck_assert_ptr_nonnull(bytes);
+	ck_assert_int_eq(store_file_create(ctx.store, &what, O_RDWR, &st, &f),
+			 0);
+	ck_assert_int_eq(store_file_write(f, 0, bytes, size, false), size);
+	store_file_close(f);
+}
+
+START_TEST(what_is_cached_is_listed)
+{
+	static const char *const keys[] = {
+		"kind",	   "project",	 "version",   "entries",
+		"files",   "size_bytes", "own_bytes", "shared_bytes",
+		"extents", "last_use",	 "hits"
+	};
+	json_t *reply = performed(json_pack("{s:s}", "command", "list")), *item;
+
+	ck_assert_uint_eq(json_array_size(json_object_get(reply, "entries")),
+			  0);
+	ck_assert(json_is_false(json_object_get(reply, "more")));
+	json_decref(reply);
+
+	put_loose("mine", 100);
+	reply = performed(json_pack("{s:s}", "command", "packages"));
+	ck_assert_int_eq(
+		json_integer_value(json_object_get(reply, "stored_bytes")),
+		100);
+	item = json_array_get(json_object_get(reply, "packages"), 0);
+	ck_assert_uint_eq(json_object_size(item), ARRAY_SIZE(keys));
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		ck_assert_ptr_nonnull(json_object_get(item, keys[i]));
+	ck_assert_str_eq(json_string_value(json_object_get(item, "kind")),
+			 "loose");
+	json_decref(reply);
+}
+END_TEST
+
+START_TEST(what_is_no_package_is_refused)
+{
+	static const char *const bad[] = { "",	   "a/b", "==1", "a==",
+					   "a==/", "a b", "-",	 "\xc3\xa4" };
+	json_t *reply;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		refused(json_pack("{s:s, s:[s]}", "command", "packages",
+				  "select", bad[i]),
+			"PROJECT==VERSION");
+	refused(json_pack("{s:s, s:[i]}", "command", "packages", "select", 1),
+		"PROJECT==VERSION");
+	refused(json_pack("{s:s, s:s}", "command", "packages", "select", "a"),
+		"PROJECT==VERSION");
+	reply = performed(json_pack("{s:s, s:[s, s]}", "command", "packages",
+				    "select", "Foo_Bar", "foo==1.0"));
+	ck_assert_uint_eq(json_array_size(json_object_get(reply, "packages")),
+			  3);
+	json_decref(reply);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("request");
@@ -277,6 +376,9 @@ int main(void)
 	tcase_add_test(tc, the_limit_is_shown_and_changed);
 	tcase_add_test(tc, an_empty_store_has_nothing_to_prune);
 	tcase_add_test(tc, sync_makes_a_checkpoint);
+	tcase_add_test(tc, a_check_finds_nothing_in_a_new_store);
+	tcase_add_test(tc, what_is_cached_is_listed);
+	tcase_add_test(tc, what_is_no_package_is_refused);
 	tcase_add_test(tc, what_is_no_request_is_refused);
 	tcase_add_test(tc, people_get_text);
 	tcase_add_test(tc, prometheus_gets_metrics);

@@ -253,7 +253,7 @@ static void create(struct index_txn *txn, uint64_t id)
 	size_t len;
 
 	operation_keys(id, key);
-	for (int t = 0; t < INDEX_TABLES; t++) {
+	for (int t = 0; t <= INDEX_ORPHAN; t++) {
 		len = size[t];
 		if (t == INDEX_INLINE)
 			len = id % 8 ? id % 100 : index_leaf_max(ix);
@@ -267,7 +267,7 @@ static void destroy(struct index_txn *txn, uint64_t id)
 	struct record_key key[INDEX_TABLES];
 
 	operation_keys(id, key);
-	for (int t = INDEX_INODE; t < INDEX_TABLES; t++)
+	for (int t = INDEX_INODE; t <= INDEX_ORPHAN; t++)
 		ck_assert_int_eq(index_del(txn, t, &key[t]), 0);
 }
 

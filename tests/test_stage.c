@@ -176,8 +176,49 @@ START_TEST(without_room_for_a_copy_a_file_stays_as_it_is)
 	f = fx_open_file(ino, FILE_WRITE);
 	ck_assert_int_eq(fileio_write(f, 0, "x", 1, false), -ENOSPC);
 	file_close(f);
-	ck_assert_int_eq(fx_try_open(ino, FILE_WRITE | FILE_TRUNCATE), -ENOSPC);
+	ck_assert_int_eq(file_truncate(&fx.files, ino, LARGE + 1), -ENOSPC);
 	ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
+}
+END_TEST
+
+/* Only what is kept is copied, and from what deletions have in reserve. */
+START_TEST(a_file_shrinks_on_a_full_store)
+{
+	uint64_t named = fx_put(ROOT, "a", 8 * MIB, 1);
+	uint64_t emptied = fx_put(ROOT, "b", LARGE, 2), fresh, in_index;
+
+	in_index = fx_put(ROOT, "c", 100, 4);
+	fx_checkpoint();
+	fresh = fx_put(ROOT, "d", 8 * MIB, 3);
+	fx_fill_room(MIB);
+	ck_assert_int_eq(fx_try_make(ROOT, "new", S_IFREG, &(uint64_t){ 0 }),
+			 -ENOSPC);
+	ck_assert_int_eq(file_truncate(&fx.files, named, 100000), 0);
+	ck_assert_int_eq(fx_holds(named, 100000, 1), 0);
+	ck_assert_int_eq(file_truncate(&fx.files, fresh, 5 * MIB), 0);
+	ck_assert_int_eq(fx_holds(fresh, 5 * MIB, 3), 0);
+	ck_assert_int_eq(file_truncate(&fx.files, in_index, 50), 0);
+	ck_assert_int_eq(fx_holds(in_index, 50, 4), 0);
+	ck_assert_int_eq(fx_try_open(emptied, FILE_WRITE | FILE_TRUNCATE), 0);
+	ck_assert_int_eq(fx_holds(emptied, 0, 2), 0);
+}
+END_TEST
+
+/* The reserve is small: what would overrun it has to find room. */
+START_TEST(a_large_part_that_is_kept_needs_room)
+{
+	uint64_t ino = fx_put(ROOT, "f", 16 * MIB, 1), charged;
+
+	fx_checkpoint();
+	charged = fx_charged();
+	fx_fill_room(10 * MIB);
+	ck_assert_int_eq(file_truncate(&fx.files, ino, 16 * MIB - 1), -ENOSPC);
+	ck_assert_int_eq(fx_holds(ino, 16 * MIB, 1), 0);
+	ck_assert_int_eq(file_truncate(&fx.files, ino, 4 * MIB), 0);
+	ck_assert_int_eq(fx_holds(ino, 4 * MIB, 1), 0);
+	fx_empty_room();
+	fx_checkpoint();
+	ck_assert_uint_le(fx_charged(), charged - 11 * MIB);
 }
 END_TEST
 
@@ -187,7 +228,7 @@ START_TEST(a_truncation_that_fails_leaves_the_bytes)
 	uint64_t ino = fx_put(ROOT, "f", LARGE, 1);
 	uint64_t left, refused = 0;
 
-	for (left = MIB; left < 3 * MIB; left += 16 * KIB) {
+	for (left = 16 * KIB; left < 3 * MIB; left += 16 * KIB) {
 		fx_checkpoint();
 		fx_fill_room(left);
 		if (file_truncate(&fx.files, ino, 0) >= 0)
@@ -345,6 +386,8 @@ static void add_staging(TCase *tc)
 	tcase_add_test(tc, a_truncating_open_copies_nothing);
 	tcase_add_test(tc, a_reader_of_the_old_bytes_sees_the_new);
 	tcase_add_test(tc, without_room_for_a_copy_a_file_stays_as_it_is);
+	tcase_add_test(tc, a_file_shrinks_on_a_full_store);
+	tcase_add_test(tc, a_large_part_that_is_kept_needs_room);
 	tcase_add_test(tc, a_truncation_that_fails_leaves_the_bytes);
 	tcase_add_test(
 		tc,

@@ -2,6 +2,7 @@
 #include "store/sweep.h"
 
 #include "fixture.h"
+#include "store/tidy.h"
 
 #define ROOT RECORD_ROOT_INO
 #define LARGE 100000 /* bytes: a pack of its own */
@@ -47,13 +48,15 @@ START_TEST(packs_that_no_inode_names_are_removed)
 	uint64_t ino = fx_put(ROOT, "f", LARGE, 1);
 	struct scratch stray = pack_file("00000000deadbeef");
 	struct scratch foreign = pack_file("notes.txt");
+	struct stat st;
 
 	scratch_write(stray.path, "bytes", 5);
 	scratch_write(foreign.path, "bytes", 5);
 	fx_reopen();
 	ck_assert_int_eq(access(stray.path, F_OK), -1);
-	ck_assert_int_eq(access(foreign.path, F_OK), -1);
-	ck_assert_uint_eq(fx.swept.pack_bytes, fx_inode(ino).alloc);
+	ck_assert_int_eq(stat(foreign.path, &st), 0);
+	ck_assert_uint_eq(fx.swept.pack_bytes,
+			  fx_inode(ino).alloc + packio_disk_bytes(&st));
 	ck_assert_uint_eq(fx.swept.unreadable, 0);
 	ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
 }
@@ -87,6 +90,7 @@ START_TEST(with_an_unreadable_inode_all_packs_are_kept)
 	struct scratch stray = pack_file("00000000deadbeef");
 	struct index_txn *txn = kit_begin(&fx.kit);
 	struct record_key key = record_key_id(4711);
+	struct tidy_pos pos = { 0 };
 
 	ck_assert_int_eq(index_put(txn, INDEX_INODE, &key, "short", 5, true),
 			 0);
@@ -97,13 +101,19 @@ START_TEST(with_an_unreadable_inode_all_packs_are_kept)
 	ck_assert_int_eq(access(stray.path, F_OK), 0);
 	sweep(true);
 	ck_assert_uint_eq(res.unreadable, 1);
-	fx.hurt = true;
+
+	/* It is mended in the background: the next time all is as ever. */
+	while (tidy_rescan(T, &pos) > 0)
+		;
+	fx_reopen();
+	ck_assert_uint_eq(fx.swept.unreadable, 0);
+	ck_assert_int_eq(access(stray.path, F_OK), -1);
 }
 END_TEST
 
 /* -- After a clean close -------------------------------------------------- */
 
-START_TEST(a_store_that_was_closed_needs_only_its_sums)
+START_TEST(a_store_that_was_closed_needs_only_the_ingest)
 {
 	uint64_t dir = fx_dirs(FX_HASH_DIRS);
 	uint64_t body = fx_put(dir, FX_HASH ".body", LARGE, 1);
@@ -115,8 +125,8 @@ START_TEST(a_store_that_was_closed_needs_only_its_sums)
 	fx_sum(summed);
 	fx_reopen();
 	sweep(false);
-	ck_assert_uint_eq(n_queued, 2);
-	ck_assert(was_queued(body) && was_queued(other));
+	ck_assert_uint_eq(n_queued, 3);
+	ck_assert(was_queued(body) && was_queued(other) && was_queued(summed));
 	ck_assert_uint_eq(res.dropped, 0);
 	ck_assert_uint_eq(res.orphans, 0);
 	ck_assert_int_eq(fx_holds(body, LARGE, 1), 0);
@@ -197,7 +207,7 @@ START_TEST(after_a_restore_files_of_pip_without_a_sum_are_dropped)
 	name[50]++;
 	summed = fx_find(dir, name);
 	ck_assert_int_eq(fx_holds(summed, LARGE, 2), 0);
-	ck_assert(!was_queued(summed));
+	ck_assert(was_queued(summed));
 	other = fx_find(ROOT, "other");
 	ck_assert(was_queued(other));
 	ck_assert_int_eq(fx_holds(other, LARGE, 4), 0);
@@ -303,7 +313,7 @@ int main(void)
 	tcase_add_test(tc, with_an_unreadable_inode_all_packs_are_kept);
 
 	tc = fx_case(suite, "inodes");
-	tcase_add_test(tc, a_store_that_was_closed_needs_only_its_sums);
+	tcase_add_test(tc, a_store_that_was_closed_needs_only_the_ingest);
 	tcase_add_test(
 		tc, after_a_restore_files_of_pip_that_had_writers_are_dropped);
 	tcase_add_test(tc,

@@ -276,6 +276,64 @@ START_TEST(an_entry_evicted_before_the_rescan_is_no_loss)
 }
 END_TEST
 
+/* An entry given up while its files were elsewhere, and they know it still. */
+START_TEST(a_cache_that_comes_back_after_its_entry_went_has_one_again)
+{
+	uint64_t entry = put_pair();
+
+	ck_assert_int_eq(fx_rename(ROOT, "http-v2", ROOT, "backup"), 0);
+	ck_assert_int_eq(remove_unit(entry, true), 0);
+	ck_assert_int_eq(fx_rename(ROOT, "backup", ROOT, "http-v2"), 0);
+	rescan();
+	ck_assert_uint_eq(fx_count(INDEX_ENTRY), 1);
+	entry = entry_of(fx_find(dir, FX_HASH));
+	ck_assert_uint_eq(entry_of(fx_find(dir, FX_HASH ".body")), entry);
+	ck_assert_int_eq(remove_unit(entry, true), 1);
+	ck_assert_uint_eq(fx_find(dir, FX_HASH ".body"), 0);
+}
+END_TEST
+
+/* Hard links, as `cp -al` makes them; then the originals go. */
+START_TEST(the_name_that_is_left_of_two_is_found)
+{
+	uint64_t copy = fx_dirs("http/0/a/1/b/2"), head, body;
+	struct inode in;
+
+	put_pair();
+	rescan();
+	head = fx_find(dir, FX_HASH);
+	body = fx_find(dir, FX_HASH ".body");
+	ck_assert_int_eq(tree_link(T, head, copy, FX_HASH, &in), 0);
+	ck_assert_int_eq(tree_link(T, body, copy, FX_HASH ".body", &in), 0);
+	ck_assert_uint_eq(fx_count(INDEX_ENTRY), 0);
+	ck_assert_int_eq(fx_unlink(dir, FX_HASH), 0);
+	ck_assert_int_eq(fx_unlink(dir, FX_HASH ".body"), 0);
+	rescan();
+	ck_assert_uint_ne(entry_of(head), 0);
+	ck_assert_uint_eq(entry_of(head), entry_of(body));
+	ck_assert_uint_eq(fx_inode(body).parent, copy);
+	ck_assert_int_eq(remove_unit(entry_of(head), true), 1);
+	ck_assert(fx_gone(head) && fx_gone(body));
+}
+END_TEST
+
+/* As an earlier version left it, which asked for no rescan. */
+START_TEST(a_file_that_knows_a_name_which_is_gone_is_found)
+{
+	uint64_t body;
+	struct inode in;
+
+	put_pair();
+	body = fx_find(dir, FX_HASH ".body");
+	in = fx_inode(body);
+	in.cookie = 4711;
+	fx_put_inode(&in);
+	rescan();
+	ck_assert_uint_eq(entry_of(body), entry_of(fx_find(dir, FX_HASH)));
+	ck_assert_uint_ne(fx_inode(body).cookie, 4711);
+}
+END_TEST
+
 START_TEST(a_rescan_looks_at_more_than_one_batch)
 {
 	char name[] = FX_HASH;
@@ -462,6 +520,10 @@ static void add_moves(TCase *tc)
 	tcase_add_test(tc, a_cache_that_is_moved_into_its_layout_becomes_one);
 	tcase_add_test(tc, a_project_that_is_renamed_keeps_its_entries);
 	tcase_add_test(tc, an_entry_evicted_before_the_rescan_is_no_loss);
+	tcase_add_test(
+		tc, a_cache_that_comes_back_after_its_entry_went_has_one_again);
+	tcase_add_test(tc, the_name_that_is_left_of_two_is_found);
+	tcase_add_test(tc, a_file_that_knows_a_name_which_is_gone_is_found);
 	tcase_add_test(tc, a_rescan_looks_at_more_than_one_batch);
 	tcase_add_test(tc, a_rescan_that_a_remount_cut_off_is_begun_anew);
 	tcase_add_test(tc, a_move_while_a_rescan_is_under_way_makes_another);

@@ -230,7 +230,7 @@ START_TEST(a_file_that_has_one_name_again_is_evicted_with_its_unit)
 }
 END_TEST
 
-START_TEST(a_name_older_than_the_last_is_left_without_entry)
+START_TEST(whichever_name_is_left_has_its_entry)
 {
 	uint64_t ino = fx_put(ROOT, "a", 5000, 1);
 
@@ -240,10 +240,27 @@ START_TEST(a_name_older_than_the_last_is_left_without_entry)
 	ck_assert_uint_ne(fx_inode(ino).entry, 0);
 
 	ck_assert_int_eq(try_link(ino, "c"), 0);
+	ck_assert_int_eq(try_link(ino, "d"), 0);
 	ck_assert_int_eq(fx_unlink(ROOT, "c"), 0);
+	ck_assert_int_eq(fx_unlink(ROOT, "d"), 0);
 	ck_assert_uint_eq(fx_inode(ino).nlink, 1);
-	ck_assert_uint_eq(fx_inode(ino).entry, 0);
+	ck_assert_uint_ne(fx_inode(ino).entry, 0);
 	ck_assert_int_eq(fx_holds(ino, 5000, 1), 0);
+}
+END_TEST
+
+START_TEST(a_pair_is_whole_again_when_a_link_to_its_body_goes)
+{
+	uint64_t dir = fx_dirs(FX_HASH_DIRS);
+	uint64_t head = fx_file(dir, FX_HASH);
+	uint64_t body = fx_put(dir, FX_HASH ".body", 5000, 1);
+	struct entry_rec en;
+
+	ck_assert_int_eq(try_link(body, "mine"), 0);
+	ck_assert_int_eq(fx_unlink(ROOT, "mine"), 0);
+	ck_assert_uint_eq(fx_inode(body).entry, fx_inode(head).entry);
+	ck_assert(fx_entry(fx_inode(head).entry, &en));
+	ck_assert_uint_eq(en.members, 2);
 }
 END_TEST
 
@@ -453,7 +470,8 @@ int main(void)
 	tcase_add_test(tc, a_file_with_two_names_is_evicted_with_nothing);
 	tcase_add_test(tc,
 		       a_file_that_has_one_name_again_is_evicted_with_its_unit);
-	tcase_add_test(tc, a_name_older_than_the_last_is_left_without_entry);
+	tcase_add_test(tc, whichever_name_is_left_has_its_entry);
+	tcase_add_test(tc, a_pair_is_whole_again_when_a_link_to_its_body_goes);
 	tcase_add_test(tc, links_that_cannot_be_are_refused);
 
 	tc = new_case(suite, "removal");

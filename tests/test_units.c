@@ -66,6 +66,19 @@ START_TEST(limits_are_sizes_or_shares_of_the_disk)
 }
 END_TEST
 
+START_TEST(amounts_may_be_nothing)
+{
+	ck_assert_int_eq(units_check_amount("0"), 0);
+	ck_assert_int_eq(units_check_amount("0%"), 0);
+	ck_assert_int_eq(units_check_amount("5G"), 0);
+	ck_assert_int_eq(units_check_amount("100%"), 0);
+	ck_assert_int_eq(units_check_amount("101%"), -ERANGE);
+	ck_assert_int_eq(units_check_amount("-0"), -EINVAL);
+	ck_assert_int_eq(units_check_amount(""), -EINVAL);
+	ck_assert_int_eq(units_check_amount("0%%"), -EINVAL);
+}
+END_TEST
+
 START_TEST(spans_are_understood)
 {
 	static const struct {
@@ -141,6 +154,7 @@ int main(void)
 	tcase_add_test(tc, sizes_are_understood);
 	tcase_add_test(tc, other_sizes_are_refused);
 	tcase_add_test(tc, limits_are_sizes_or_shares_of_the_disk);
+	tcase_add_test(tc, amounts_may_be_nothing);
 	tcase_add_test(tc, spans_are_understood);
 	tcase_add_test(tc, other_spans_are_refused);
 	tcase_add_test(tc, amounts_are_written_for_people);

@@ -212,6 +212,21 @@ START_TEST(the_directory_need_not_be_in_order)
 }
 END_TEST
 
+START_TEST(a_large_stream_is_cut_from_its_header)
+{
+	zip_member(&z, "a.so", WHEEL_LARGE, ZIP_STAMP);
+	zip_member(&z, "b.so", WHEEL_LARGE - 1, ZIP_STAMP + 1);
+	zip_member(&z, "c.gz", WHEEL_LARGE, ZIP_STAMP + 2);
+	zip_finish(&z, "");
+	EXPECT({ HEAD("a.so"), ZIP_STAMP }, { WHEEL_LARGE, PLAIN },
+	       { HEAD("b.so") + WHEEL_LARGE - 1, ZIP_STAMP + 1 },
+	       { HEAD("c.gz") + WHEEL_HEAD, ZIP_STAMP + 2 },
+	       { WHEEL_LARGE - WHEEL_HEAD, PLAIN },
+	       { z.len - z.directory, PLAIN });
+	zip_release(&z);
+}
+END_TEST
+
 START_TEST(a_gz_is_cut_behind_its_head)
 {
 	const size_t limit = WHEEL_HEAD + WHEEL_HEAD_MIN;
@@ -328,6 +343,7 @@ int main(void)
 	tcase_add_test(good, what_lies_between_members_is_plain);
 	tcase_add_test(good, the_directory_need_not_be_in_order);
 	tcase_add_test(good, a_gz_is_cut_behind_its_head);
+	tcase_add_test(good, a_large_stream_is_cut_from_its_header);
 	tcase_add_test(good, names_and_extra_fields_may_be_long);
 	tcase_add_checked_fixture(reads, setup, teardown);
 	tcase_add_test(reads, a_source_that_fails_passes_its_error_on);

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import tempfile
 import time
@@ -49,6 +50,9 @@ USAGE = [
     (("mount", "{store}", "{mnt}", "-o", "limit=5X"), r"limit.*5X"),
     (("mount", "{store}", "{mnt}", "-o", "limit=-5G"), r"limit.*-5G"),
     (("mount", "{store}", "{mnt}", "-o", "limit=0"), r"limit"),
+    (("mount", "{store}", "{mnt}", "-o", "limit=1M"), r"limit=1M.*16M"),
+    (("mount", "{store}", "{mnt}", "-o", "limit=64M,low=2G"), r"low=2G.*64M"),
+    (("mount", "{store}", "{mnt}", "-o", "remount,ro"), r"pipcachefs limit"),
     (("mount", "{store}", "{mnt}", "-o", "limit=101%"), r"limit.*101%"),
     (("mount", "{store}", "{mnt}", "-o", "limit=99999999999T"), r"limit"),
     (("mount", "{store}", "{mnt}", "-o", "low=x"), r"low"),
@@ -351,6 +355,46 @@ def test_damaged_meta_pages_are_put_back(mount):
     flip(store.path / "index" / "data.mdb", *range(100), *range(4096, 4196))
     store.mount()
     assert pipshape.load(store.mnt, 1, 500_000)
+
+
+def flip_behind(path, *marks):
+    """Damage what follows each of @marks, wherever it is."""
+    data = path.read_bytes()
+    for mark in marks:
+        found = [m.end() for m in re.finditer(re.escape(mark), data)]
+        assert found
+        flip(path, *found)
+
+
+def test_damaged_records_cost_their_files_at_most(mount):
+    """What another record tells too is mended, the rest can be removed."""
+    store = mount()
+    for n in range(8):
+        pipshape.store(store.mnt, n, 200_000)
+    lost, mark = pipshape.body_path(store.mnt, 1), 0x0BADCAFE0BADCAFE
+    os.utime(lost, ns=(mark, mark))
+    named = pipshape.body_path(store.mnt, 2)
+    key = struct.pack(">Q", named.parent.stat().st_ino) + named.name.encode()
+    os.utime(named.parent.parent, ns=(mark + 1, mark + 1))
+    store.umount()
+    flip_behind(store.path / "index" / "data.mdb", key,
+                struct.pack("<q", mark), struct.pack("<q", mark + 1))
+
+    store.expect(r"inode records are damaged")
+    store.mount()
+    assert not pipshape.load(store.mnt, 1, 200_000)
+    assert pipshape.load(store.mnt, 2, 200_000)
+    pipshape.store(store.mnt, 1, 200_000)
+    assert pipshape.load(store.mnt, 1, 200_000)
+
+    # What was lost goes with the next mount: then nothing is left of it.
+    store.remount()
+    assert store.log().count("records are damaged") == 1
+    wait_for(lambda: store.run("check", store.path).returncode == 0,
+             "a clean check")
+    shutil.rmtree(store.mnt / "http-v2")
+    store.settle()
+    assert not [p for p in biggest_packs(store) if p.stat().st_blocks]
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "gone"])

@@ -12,6 +12,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -191,6 +192,40 @@ def header_alone_is_no_pair(top, n):
             or not pipshape.body_path(top, n).exists())
 
 
+def copy_in_steps(mnt):
+    with (mnt / "large").open("rb") as src, (mnt / "new").open("wb") as dst:
+        while os.copy_file_range(src.fileno(), dst.fileno(), 100_000):
+            pass
+
+
+def copy_at_once(mnt):
+    subprocess.run(["cp", mnt / "large", mnt / "new"], check=True,
+                   stderr=subprocess.DEVNULL)
+
+
+def rewrite_a_byte(mnt):
+    with (mnt / "large").open("r+b") as f:
+        f.write(b"x")
+
+
+@pytest.mark.parametrize("act, size, other", [
+    (copy_in_steps, 36, 0), (copy_at_once, 24, 10), (rewrite_a_byte, 24, 12)])
+def test_limit_while_large_files_are_copied(mount, loopfs, act, size, other):
+    """xfs allocates far ahead for who appends to a file, if it is let."""
+    fs = loopfs("xfs", 320 * MIB, "-m", "reflink=0")
+    empty = used_below(fs)
+    store = mount(f"limit={LIMIT},min_free=1M", path=fs / "store")
+    (store.mnt / "large").write_bytes(os.urandom(size * MIB))
+    (store.mnt / "other").write_bytes(os.urandom(other * MIB))
+    store.settle()
+    with most_used(fs) as most:
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            act(store.mnt)
+        status = store.status()
+        assert status["used_bytes"] <= status["charged_bytes"] <= LIMIT
+    assert (size + other) * MIB < most() - empty <= LIMIT
+
+
 # ---- what goes, and what stays ----
 
 def fill(store, count, first=0, size=MIB):
@@ -258,9 +293,16 @@ def test_header_and_body_vanish_together(mount):
 def test_emptied_directories_go_too(mount):
     store = mount("limit=64M,grace=0")
     fill(store, 10, size=1000)
+    store.settle()
     store.do("prune", store.path, "--all")
     store.settle()
     assert store.status()["entries"] == 0
+    # A pip that has just made them may be about to use them.
+    left = [p for p in store.mnt.glob("http-v2/**") if p.name != "http-v2"]
+    assert len(left) >= 5
+    for path in left:
+        os.utime(path, (time.time() - 90,) * 2)
+    store.do("prune", store.path, "--all")
     left = [p for p in store.mnt.glob("http-v2/**") if p.name != "http-v2"]
     assert left == []
     fill(store, 10, size=1000)
@@ -373,6 +415,49 @@ def test_names_that_only_look_like_pips_are_not_evicted(mount):
     store.do("prune", store.path, "--all")
     assert not pipshape.load(store.mnt, 1, 5000)
     assert [p.stat().st_size for p in odd] == [5000] * len(odd)
+
+
+def expect_all_evictable(store, entries):
+    """All @entries pairs are known as such, and go."""
+    store.remount()
+    wait_for(lambda: store.status()["entries"] == entries, "the entries")
+    store.do("prune", store.path, "--all")
+    assert present(store, range(entries), 1000) == []
+    assert store.status()["entries"] == 0
+
+
+@pytest.mark.parametrize("goes, stays", [("backup", "http-v2"),
+                                         ("http-v2", "backup")])
+def test_links_that_go_leave_entries_evictable(mount, goes, stays):
+    store = mount("limit=64M,grace=0")
+    fill(store, 10, size=1000)
+    subprocess.run(["cp", "-al", "http-v2", "backup"], cwd=store.mnt,
+                   check=True)
+    subprocess.run(["rm", "-r", goes], cwd=store.mnt, check=True)
+    if stays != "http-v2":
+        (store.mnt / stays).rename(store.mnt / "http-v2")
+    assert present(store, range(10), 1000) == list(range(10))
+    expect_all_evictable(store, 10)
+
+
+def test_a_link_that_goes_leaves_a_pair_whole(mount):
+    store = mount("limit=64M,grace=0")
+    fill(store, 1, size=1000)
+    os.link(pipshape.body_path(store.mnt, 0), store.mnt / "t")
+    (store.mnt / "t").unlink()
+    store.do("prune", store.path, "--all")
+    assert not pipshape.header_path(store.mnt, 0).exists()
+    assert not pipshape.body_path(store.mnt, 0).exists()
+
+
+def test_a_cache_moved_away_pruned_and_moved_back_is_evictable(mount):
+    store = mount("limit=64M,grace=0")
+    fill(store, 10, size=1000)
+    (store.mnt / "http-v2").rename(store.mnt / "old")
+    store.do("prune", store.path, "--all")
+    (store.mnt / "old").rename(store.mnt / "http-v2")
+    assert present(store, range(10), 1000) == list(range(10))
+    expect_all_evictable(store, 10)
 
 
 def test_a_mapping_that_finds_no_room_takes_its_file_along(mount):

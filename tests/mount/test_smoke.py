@@ -121,7 +121,9 @@ def test_status_has_all_its_keys(mount):
     assert set(status) == set(
         "version store mountpoint mounted pid since state reason limit_bytes "
         "low_bytes min_free_bytes grace_seconds charged_bytes used_bytes "
-        "excess_bytes disk_free_bytes used files entries open_files unsummed "
+        "excess_bytes disk_free_bytes logical_bytes disk_data_bytes "
+        "saved_bytes ratio waste_bytes index_live_bytes files_whole recipes "
+        "blocks used files entries open_files unsummed "
         "hits misses evictions evicted_bytes damaged reaped checkpoints "
         "last_checkpoint".split())
     assert set(status["used"]) == set(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import time
 
@@ -10,8 +11,7 @@ from . import cachefiles
 
 # Told by status --json once wheels are cut.
 DEDUP_KEYS = ("disk_data_bytes", "index_live_bytes", "waste_bytes", "blocks",
-              "recipes", "files_whole", "extents_median", "extents_p90",
-              "extents_max")
+              "recipes", "files_whole")
 # Longer than the daemon takes from a change to its next checkpoint.
 QUIET_SECONDS = 8
 
@@ -53,6 +53,10 @@ class Mount:
 
     def sync(self):
         self._run("sync", self.path)
+
+    def listed(self):
+        """The cached entries."""
+        return json.loads(self._run("ls", self.path, "--json"))["entries"]
 
     def status(self):
         return json.loads(self._run("status", self.path, "--json"))
@@ -98,6 +102,17 @@ def _settle(mount):
     _wait(mount, quiet, "the store to be quiet", 300)
     mount.sync()
     return _wait(mount, quiet, "the store to be quiet", 300)
+
+
+def _extents(entries):
+    """How many pieces a body lies in that is not in one."""
+    pieces = sorted(entry["extents"] - 1 for entry in entries
+                    if entry["extents"] > 2)  # its header is one more
+    if not pieces:
+        return {"extents_median": 0, "extents_p90": 0, "extents_max": 0}
+    return {"extents_median": statistics.median(pieces),
+            "extents_p90": pieces[len(pieces) * 9 // 10],
+            "extents_max": pieces[-1]}
 
 
 def _check(status, files):
@@ -155,6 +170,7 @@ def measure(program, base, files, sums):
             ingest_bytes_per_second=raw / (quiet - begin),
             ingest_cpu_seconds=cpu,
             ingest_bytes_per_cpu_second=raw / cpu if cpu else None)
+        figures.update(_extents(mount.listed()))
         _verify(mount, files, sums)
         figures["verified"] = len(files)
     return figures

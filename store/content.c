@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/content.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#include "store/digest.h"
+#include "store/recipe.h"
+
+#define CONTENT_CHUNK (1 * MIB)
+
+static ssize_t content_read_map(struct tree *t, const struct node *nd,
+				void *buf, size_t len, uint64_t off)
+{
+	unsigned ticket = section_enter(t->readers);
+	ssize_t n = recipe_map_read(nd->map, buf, len, off);
+
+	section_leave(t->readers, ticket);
+	return n;
+}
+
+ssize_t content_read(struct tree *t, const struct node *nd, void *buf,
+		     size_t len, uint64_t off)
+{
+	if (off >= nd->size)
+		return 0;
+	if (len > nd->size - off)
+		len = (size_t)(nd->size - off);
+	if (nd->pack)
+		return pack_read(nd->pack, buf, len, off);
+	if (nd->map)
+		return content_read_map(t, nd, buf, len, off);
+	if (!nd->inline_data)
+		return -EIO;
+	memcpy(buf, nd->inline_data + off, len);
+	return (ssize_t)len;
+}
+
+int content_remap(struct tree *t, struct node *nd)
+{
+	struct recipe_map *map;
+	int r = recipe_map_new(t->ix, t->packs, nd->recipe, nd->size, &map);
+
+	if (r < 0)
+		return r == -ENOENT ? -EBADMSG : r;
+	recipe_map_free(nd->map);
+	nd->map = map;
+	return 0;
+}
+
+ssize_t content_read_locked(struct tree *t, struct node *nd, void *buf,
+			    size_t len, uint64_t off)
+{
+	ssize_t n;
+	int r;
+
+	while ((n = content_read(t, nd, buf, len, off)) == -EAGAIN) {
+		r = content_remap(t, nd);
+		if (r < 0)
+			return r;
+	}
+	return n;
+}
+
+int content_sum(struct tree *t, struct node *nd, uint64_t *ret)
+{
+	cleanup_free uint8_t *buf = malloc(CONTENT_CHUNK);
+	cleanup_digest struct digest *d = NULL;
+	ssize_t n;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	r = digest_new(&d);
+	if (r < 0)
+		return r;
+	if (nd->pack)
+		(void)posix_fadvise(pack_fd(nd->pack), 0, 0,
+				    POSIX_FADV_SEQUENTIAL);
+	for (uint64_t off = 0; off < nd->size; off += (uint64_t)n) {
+		n = content_read_locked(t, nd, buf, CONTENT_CHUNK, off);
+		if (n <= 0)
+			return n < 0 ? (int)n : -EBADMSG;
+		digest_update(d, buf, (size_t)n);
+	}
+	if (nd->pack)
+		(void)posix_fadvise(pack_fd(nd->pack), 0, 0, POSIX_FADV_NORMAL);
+	*ret = digest_value(d);
+	return 0;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/idle.h"
+
+#include <sched.h>
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* linux/ioprio.h is not in all kernel headers that we build with. */
+#define IDLE_IOPRIO_WHO_PROCESS 1
+#define IDLE_IOPRIO_CLASS (3 << 13)
+#define IDLE_IOPRIO_NONE 0 /* as its nice value says */
+#define IDLE_NICE_ANY 20   /* RLIMIT_NICE: down to nice 0 */
+
+static bool idle_may_return(void)
+{
+	struct rlimit rl;
+
+	return !geteuid() ||
+	       (!getrlimit(RLIMIT_NICE, &rl) && rl.rlim_cur >= IDLE_NICE_ANY);
+}
+
+/* A refusal costs only politeness. */
+static void idle_set(int policy)
+{
+	const struct sched_param param = { .sched_priority = 0 };
+
+	(void)sched_setscheduler(0, policy, &param);
+}
+
+void idle_enter(void)
+{
+	if (idle_may_return())
+		idle_set(SCHED_IDLE);
+}
+
+void idle_leave(void)
+{
+	idle_set(SCHED_OTHER);
+}
+
+void idle_io(bool idle)
+{
+	(void)syscall(SYS_ioprio_set, IDLE_IOPRIO_WHO_PROCESS, 0,
+		      idle ? IDLE_IOPRIO_CLASS : IDLE_IOPRIO_NONE);
+}
