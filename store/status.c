@@ -22,7 +22,7 @@
 /* And commits between two may rewrite this share, at most so many bytes; three
  * times that is what it takes on disk beyond what is live. */
 #define STATUS_REWRITE_SHARE 16
-#define STATUS_REWRITE_BYTES (32 * MIB)
+#define STATUS_REWRITE_BYTES (8 * MIB)
 /* The smallest limit must hold this many of the largest transactions. */
 #define STATUS_TXNS_MIN 32
 #define STATUS_AGE_MAX_SEC (INT64_MAX / NSEC_PER_SEC) /* 292 years */
