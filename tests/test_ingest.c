@@ -73,6 +73,36 @@ START_TEST(many_files_are_summed_before_the_thread_ends)
 }
 END_TEST
 
+static int64_t paced_ns(struct ingest *in)
+{
+	struct timespec begin = base_deadline(0), end;
+
+	ingest_pace(in);
+	end = base_deadline(0);
+	return (end.tv_sec - begin.tv_sec) * NSEC_PER_SEC + end.tv_nsec -
+	       begin.tv_nsec;
+}
+
+/* The thread is held up at the first file; only a lower bound is asserted. */
+START_TEST(a_writer_pauses_while_much_waits)
+{
+	const int64_t pause_ns = INGEST_PAUSE_MS * INT64_C(1000000);
+	uint64_t other = fx_put(ROOT, "g", LARGE, 2);
+	struct ingest *in = start();
+	struct node *nd = NULL;
+
+	ck_assert_int_eq(node_get(fx.nodes, ino, &nd), 0);
+	pthread_rwlock_wrlock(&nd->lock);
+	ingest_add(in, ino, 0);
+	ingest_add(in, other, INGEST_BACKLOG_BYTES + 1);
+	ck_assert_int_ge(paced_ns(in), pause_ns);
+	pthread_rwlock_unlock(&nd->lock);
+	edit_put_node(T, nd);
+	ingest_stop(in);
+	ck_assert(is_summed(ino) && is_summed(other));
+}
+END_TEST
+
 START_TEST(a_thread_without_work_ends)
 {
 	struct ingest *in = start();
@@ -335,6 +365,7 @@ int main(void)
 
 	tcase_add_test(tc, a_closed_file_gets_the_sum_of_its_bytes);
 	tcase_add_test(tc, many_files_are_summed_before_the_thread_ends);
+	tcase_add_test(tc, a_writer_pauses_while_much_waits);
 	tcase_add_test(tc, a_thread_without_work_ends);
 	tcase_add_test(tc, what_has_no_bytes_of_its_own_is_left_alone);
 	tcase_add_test(tc, a_file_that_was_unlinked_is_left_alone);
