@@ -171,6 +171,13 @@ class Store:
                     pass
         return total
 
+    def prune(self, *args, still_open=0):
+        """`pipcachefs prune`, when no more than @still_open files are open:
+        close(2) returns before the daemon is told."""
+        wait_for(lambda: self.status()["open_files"] <= still_open,
+                 f"{still_open} open files: {self.status()}")
+        return self.do("prune", self.path, *args)
+
     def settle(self):
         """Wait until nothing happens in the background any more."""
         self.sync()

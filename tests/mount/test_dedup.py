@@ -445,7 +445,7 @@ def test_killed_while_it_cuts(mount):
         assert_holds(store_body(store.mnt, n, body), body)
     status = ingested(store)
     assert status["disk_data_bytes"] < 8 * MIB + 6 * 320_000
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     assert ingested(store)["disk_data_bytes"] == 0
     assert packs(store) == []
 
@@ -546,7 +546,7 @@ def shared_by_all(mount):
 def test_eviction_ends_where_everything_is_shared(mount):
     """Nothing comes back before the last copy goes."""
     store = shared_by_all(mount)
-    store.do("prune", store.path, "--to", "16M")
+    store.prune("--to", "16M")
     status = ingested(store)
     assert status["used_bytes"] <= 16 * MIB and status["files"] == 0
     assert status["evictions"] == 8 and packs(store) == []
@@ -586,7 +586,7 @@ def test_eviction_gets_past_what_is_shared(mount):
 
 def test_prune_all_where_everything_is_shared(mount):
     store = shared_by_all(mount)
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     status = ingested(store)
     assert status["disk_data_bytes"] == status["files"] == 0
     assert packs(store) == []

@@ -248,7 +248,7 @@ def present(store, entries, size=MIB):
 def prune_by(store, amount):
     """Let @amount of bytes go, the least recently used first."""
     used = store.settle()["used_bytes"]
-    store.do("prune", store.path, "--to", str(used - amount))
+    store.prune("--to", str(used - amount))
 
 
 def test_the_least_recently_opened_goes_first(mount):
@@ -294,7 +294,7 @@ def test_emptied_directories_go_too(mount):
     store = mount("limit=64M,grace=0")
     fill(store, 10, size=1000)
     store.settle()
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     store.settle()
     assert store.status()["entries"] == 0
     # A pip that has just made them may be about to use them.
@@ -302,7 +302,7 @@ def test_emptied_directories_go_too(mount):
     assert len(left) >= 5
     for path in left:
         os.utime(path, (time.time() - 90,) * 2)
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     left = [p for p in store.mnt.glob("http-v2/**") if p.name != "http-v2"]
     assert left == []
     fill(store, 10, size=1000)
@@ -315,7 +315,7 @@ def test_grace_protects_what_was_just_used(mount):
     assert 40 < taken < 64
     assert present(store, range(taken)) == list(range(taken))
     assert store.status()["evictions"] == 0
-    store.do("prune", store.path, "--older-than", "1h")
+    store.prune("--older-than", "1h")
     assert present(store, range(taken)) == list(range(taken))
 
 
@@ -365,7 +365,7 @@ def test_http_goes_before_wheels(mount):
 def test_a_built_wheel_goes_with_its_note(mount):
     store = mount("limit=64M,grace=0")
     pipshape.store_wheel(store.mnt, 1, MIB)
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     for path in (pipshape.wheel_path(store.mnt, 1),
                  pipshape.wheel_path(store.mnt, 1).with_name("origin.json")):
         with pytest.raises(FileNotFoundError):
@@ -390,7 +390,7 @@ def test_files_of_no_known_layout_are_never_evicted(mount):
     status = store.settle()
     assert status["evictions"] == 0
     assert status["used"]["other"] >= len(kept) * MIB
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     for path in kept:
         assert path.read_bytes() == pipshape.content(path, MIB)
     # Whoever removes files gets room again, and the reason is gone.
@@ -412,7 +412,7 @@ def test_names_that_only_look_like_pips_are_not_evicted(mount):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 5000)
     pipshape.store(store.mnt, 1, 5000)
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     assert not pipshape.load(store.mnt, 1, 5000)
     assert [p.stat().st_size for p in odd] == [5000] * len(odd)
 
@@ -421,7 +421,7 @@ def expect_all_evictable(store, entries):
     """All @entries pairs are known as such, and go."""
     store.remount()
     wait_for(lambda: store.status()["entries"] == entries, "the entries")
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     assert present(store, range(entries), 1000) == []
     assert store.status()["entries"] == 0
 
@@ -445,7 +445,7 @@ def test_a_link_that_goes_leaves_a_pair_whole(mount):
     fill(store, 1, size=1000)
     os.link(pipshape.body_path(store.mnt, 0), store.mnt / "t")
     (store.mnt / "t").unlink()
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     assert not pipshape.header_path(store.mnt, 0).exists()
     assert not pipshape.body_path(store.mnt, 0).exists()
 
@@ -454,7 +454,7 @@ def test_a_cache_moved_away_pruned_and_moved_back_is_evictable(mount):
     store = mount("limit=64M,grace=0")
     fill(store, 10, size=1000)
     (store.mnt / "http-v2").rename(store.mnt / "old")
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     (store.mnt / "old").rename(store.mnt / "http-v2")
     assert present(store, range(10), 1000) == list(range(10))
     expect_all_evictable(store, 10)
@@ -528,7 +528,7 @@ def test_prune(mount):
     store = mount("limit=64M")
     fill(store, 10)
     store.settle()
-    would = store.do("prune", store.path, "--all", "--dry-run")
+    would = store.prune("--all", "--dry-run")
     assert "10" in would
     assert present(store, range(10)) == list(range(10))
     store.do("prune", store.mnt, "--older-than", "1d")
@@ -537,7 +537,7 @@ def test_prune(mount):
     assert present(store, range(10)) == []
     fill(store, 10)
     store.umount()
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     store.mount()
     assert present(store, range(10)) == []
     assert store.settle()["used"]["http"] == 0

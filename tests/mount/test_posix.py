@@ -671,7 +671,7 @@ def test_an_evicted_name_is_enoent_not_estale(mount):
     body = pipshape.body_path(store.mnt, 1)
     # The kernel now holds the name and the inode for 10 s.
     assert body.stat().st_size == 100_000
-    store.do("prune", store.path, "--all")
+    store.prune("--all")
     with fails(errno.ENOENT):
         body.open("rb")
     with fails(errno.ENOENT):
@@ -688,7 +688,7 @@ def test_an_open_file_is_not_evicted(mount):
     for n in range(3):
         pipshape.store(store.mnt, n, 100_000)
     with pipshape.body_path(store.mnt, 1).open("rb") as f:
-        store.do("prune", store.path, "--all")
+        store.prune("--all", still_open=1)
         assert f.read() == pipshape.body(1, 100_000)
         assert pipshape.load(store.mnt, 1, 100_000)
         assert not pipshape.load(store.mnt, 0, 100_000)
