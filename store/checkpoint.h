@@ -40,45 +40,6 @@
 #define CHECKPOINT_GROWTH_BYTES (16 * MIB)
 #define CHECKPOINT_DIRTY_BYTES (64 * MIB)
 
-/* What checkpoint_recover() found and did. */
-enum checkpoint_found {
-	CHECKPOINT_CREATED = 0,	   /* no index was there */
-	CHECKPOINT_CLEAN = 1,	   /* as the last daemon left it */
-	CHECKPOINT_RESTORED = 2,   /* put back to the last checkpoint */
-	CHECKPOINT_UNREADABLE = 3, /* index or side file cannot be used: the */
-				   /* caller sets it aside; nothing changed */
-};
-
-/*
- * Look at the index directory before it is opened and, where its side file
- * says so, restore it. @why gets a sentence for UNREADABLE and RESTORED.
- *
- * What is found          is
- * no side file           CREATED if there is no data.mdb or an empty one: a
- *                        side file of the empty index is written, so that a
- *                        power cut before the first checkpoint is told from
- *                        a side file that was lost; else UNREADABLE
- * that of the empty one  CREATED; data.mdb holds nothing and is removed
- * a snapshot             UNREADABLE if data.mdb is too short for it or not
- *                        whole (audit.h); else CLEAN if it is marked so and
- *                        the meta pages of data.mdb are still those it saved;
- *                        else RESTORED
- *
- * What was done can be cut short and done again. A store that was copied is
- * taken like the original: the audit tells whether the copy holds the
- * snapshot, st_dev and st_ino in the side file decide nothing here.
- *
- * @rdonly:  change nothing. RESTORED then means "would be restored": the
- *           index must not be opened as it is.
- * Returns:  enum checkpoint_found, or -EIO, -EACCES, -ENOMEM, ...
- */
-int checkpoint_recover(int index_dir_fd, bool rdonly, char *why,
-		       size_t why_size);
-
-/* Make a data.mdb that is not open (a compact copy in a directory of its own)
- * an index that was closed cleanly: sync it and write its side file. */
-int checkpoint_seal(int index_dir_fd);
-
 struct checkpoint;
 
 /*
@@ -101,10 +62,15 @@ struct checkpoint_config {
 	void (*failed)(void *arg, int error, bool frozen);
 	void *failed_arg;
 	int interval_ms; /* 0: CHECKPOINT_INTERVAL_MS */
+	/* Goes into each side file: see recover.h. Borrowed, or NULL. */
+	const uint8_t *witness;
+	bool live; /* the index was RECOVER_LIVE */
 };
 
 /* Runs the first checkpoint (nothing may be committed between index_open()
- * and its end), then starts the thread. */
+ * and its end), then starts the thread. If the index is live, its pages may be
+ * those that the side file names, and so may packs that it does not name: the
+ * whole file system is synced first. */
 int checkpoint_start(const struct checkpoint_config *cfg,
 		     struct checkpoint **ret);
 

@@ -9,6 +9,7 @@
 #include "store/fileio.h"
 #include "store/parts.h"
 #include "store/rename.h"
+#include "store/replay.h"
 #include "store/tree.h"
 
 static struct timespec store_timespec(int64_t ns)
@@ -59,6 +60,36 @@ static int store_answer(struct store *st, int r, struct inode *in,
 	}
 	store_fill_stat(in, ret);
 	return 0;
+}
+
+void store_request_begin(unsigned slot, uint64_t number)
+{
+	replay_enter(slot, number);
+}
+
+void store_request_end(void)
+{
+	replay_leave();
+}
+
+int store_request_done(struct store *st, unsigned slot, uint64_t number,
+		       uint64_t *ret_ino)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	int r = index_begin(st->ix, false, &txn);
+
+	return r < 0 ? r : replay_get(txn, slot, number, ret_ino);
+}
+
+void store_alive(struct store *st)
+{
+	struct index_txn *txn;
+	struct room_stat rs;
+
+	(void)nodes_count(st->nodes);
+	room_stat(st->room, &rs);
+	if (index_begin(st->ix, true, &txn) >= 0)
+		index_abort(txn);
 }
 
 int store_lookup(struct store *st, uint64_t parent, const char *name,
@@ -226,23 +257,10 @@ int store_rename(struct store *st, uint64_t parent, const char *name,
 	return rename_names(&st->tree, from, to, how);
 }
 
-static int store_open_flags(int flags)
-{
-	int how = 0;
-
-	if (flags & O_DIRECTORY)
-		return FILE_DIRECTORY;
-	if ((flags & O_ACCMODE) != O_RDONLY)
-		how |= FILE_WRITE;
-	if (flags & O_TRUNC)
-		how |= FILE_WRITE | FILE_TRUNCATE;
-	return how;
-}
-
 int store_file_open(struct store *st, uint64_t ino, int flags,
 		    struct store_file **ret)
 {
-	return file_open(&st->files, ino, store_open_flags(flags), ret);
+	return file_open(&st->files, ino, file_flags(flags), ret);
 }
 
 int store_file_create(struct store *st, const struct store_new *what, int flags,
@@ -255,8 +273,8 @@ int store_file_create(struct store *st, const struct store_new *what, int flags,
 	r = store_make(st, what, S_IFREG | (what->mode & 07777), NULL, &attr);
 	if (r < 0)
 		return r;
-	r = file_open(&st->files, attr.st_ino,
-		      store_open_flags(flags & ~O_TRUNC), ret);
+	r = file_open(&st->files, attr.st_ino, file_flags(flags & ~O_TRUNC),
+		      ret);
 	if (r >= 0)
 		*ret_attr = attr;
 	return r;

@@ -170,6 +170,19 @@ static int file_open_node(struct files *fs, struct node *nd, int flags,
 	return 0;
 }
 
+int file_flags(int flags)
+{
+	int how = 0;
+
+	if (flags & O_DIRECTORY)
+		return FILE_DIRECTORY;
+	if ((flags & O_ACCMODE) != O_RDONLY)
+		how |= FILE_WRITE;
+	if (flags & O_TRUNC)
+		how |= FILE_WRITE | FILE_TRUNCATE;
+	return how;
+}
+
 int file_open(struct files *fs, uint64_t ino, int flags,
 	      struct store_file **ret)
 {
@@ -205,6 +218,55 @@ int file_open(struct files *fs, uint64_t ino, int flags,
 	f->background = flags & FILE_BACKGROUND;
 	if (f->background)
 		node_set_background(f->nd, true);
+	*ret = steal_ptr(f);
+	return 0;
+}
+
+static int file_resume_node(struct files *fs, struct node *nd, int flags,
+			    const struct inode *in)
+{
+	bool was_live =
+		(in->flags & INODE_WRITERS) && in->data == INODE_DATA_PACK;
+	struct inode now = *in;
+	int r;
+
+	if (flags & FILE_DIRECTORY)
+		return S_ISDIR(in->mode) ? 0 : -ENOTDIR;
+	if (was_live) /* the record is older than the pack */
+		now.size = 0;
+	r = file_load(fs, nd, &now, false);
+	if (r < 0)
+		return r;
+	if (flags & FILE_WRITE)
+		nd->writers++;
+	return was_live && !nd->live ? stage_resume(nd, in) : 0;
+}
+
+int file_resume(struct files *fs, uint64_t ino, int flags, bool bad,
+		struct store_file **ret)
+{
+	cleanup_free struct store_file *f = calloc(1, sizeof(*f));
+	struct inode in;
+	int r;
+
+	if (!f)
+		return -ENOMEM;
+	f->fs = fs;
+	f->writable = flags & FILE_WRITE;
+	f->dir = flags & FILE_DIRECTORY;
+	r = node_get(fs->t->nodes, ino, &f->nd);
+	if (r < 0)
+		return r;
+	pthread_rwlock_wrlock(&f->nd->lock);
+	r = tree_get(fs->t, ino, &in);
+	if (r >= 0)
+		r = file_resume_node(fs, f->nd, flags, &in);
+	f->nd->bad |= bad;
+	pthread_rwlock_unlock(&f->nd->lock);
+	if (r < 0) {
+		(void)node_put(f->nd); /* what it was of is swept */
+		return r;
+	}
 	*ret = steal_ptr(f);
 	return 0;
 }

@@ -33,9 +33,20 @@ enum file_open_flags {
 	FILE_BACKGROUND = 1 << 4, /* nor does it keep the file from going */
 };
 
+/* What those of open(2) ask for. */
+int file_flags(int open_flags);
+
 int file_open(struct files *fs, uint64_t ino, int flags,
 	      struct store_file **ret);
 void file_close(struct store_file *f);
+
+/*
+ * A handle that another process had, of a mount that goes on: nothing is
+ * truncated, counted or verified. Before any thread works on the store.
+ * -ENOENT, -ESTALE: the file has gone.
+ */
+int file_resume(struct files *fs, uint64_t ino, int flags, bool bad,
+		struct store_file **ret);
 
 /* Lay what open files know over @in, as read from the index. -ESTALE: it has
  * gone meanwhile. */

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include <lmdb.h>
 
@@ -27,7 +28,7 @@ static const char *const table_names[INDEX_TABLES] = {
 	[INDEX_LRU] = "lru",	     [INDEX_ENTRY] = "entry",
 	[INDEX_ORPHAN] = "orphan",   [INDEX_RECIPE] = "recipe",
 	[INDEX_BLOCK] = "block",     [INDEX_DIGEST] = "digest",
-	[INDEX_PENDING] = "pending",
+	[INDEX_PENDING] = "pending", [INDEX_REPLAY] = "replay",
 };
 
 static const struct {
@@ -401,6 +402,16 @@ static int load_mark(struct index_txn *txn, enum index_id which, bool created,
 	return 0;
 }
 
+/* What is passed over when the index begins to hand out ids. */
+static uint64_t skipped(int flags, enum index_id which)
+{
+	if (flags & INDEX_RESTORED)
+		return INDEX_RESTORE_STEP;
+	if ((flags & INDEX_ANEW) && which == INDEX_ID_INO)
+		return (uint64_t)time(NULL) << INDEX_ANEW_SHIFT;
+	return 0;
+}
+
 /*
  * Open the tables and raise the marks: one commit and no more. It is safe
  * before the first checkpoint, because one transaction after snapshot S
@@ -408,18 +419,16 @@ static int load_mark(struct index_txn *txn, enum index_id which, bool created,
  */
 static int prepare(struct index *ix, int flags)
 {
-	uint64_t skip = flags & INDEX_RESTORED ? INDEX_RESTORE_STEP : 0;
 	struct index_txn *txn;
 	bool created = false;
-	int i;
-	int r = index_begin(ix, !(flags & INDEX_RDONLY), &txn);
+	int r = index_begin(ix, !(flags & (INDEX_RDONLY | INDEX_LIVE)), &txn);
 
 	if (r < 0)
 		return r;
 	r = env_open_tables(txn->mdb, table_names, INDEX_TABLES, ix->dbi,
 			    &created);
-	for (i = 0; r == 0 && i < INDEX_IDS; i++)
-		r = load_mark(txn, i, created, skip);
+	for (int i = 0; r == 0 && i < INDEX_IDS; i++)
+		r = load_mark(txn, i, created, skipped(flags, i));
 	/* Commit a reader too: an abort would close the tables again. */
 	txn->touched = true;
 	txn->error = r;

@@ -36,6 +36,9 @@
 #define INDEX_COMMIT_PAGES 8 /* that a small transaction rewrites on average */
 #define INDEX_ID_STEP 4096   /* ids reserved at a time */
 #define INDEX_RESTORE_STEP (UINT64_C(1) << 32) /* skipped after a restore */
+/* INDEX_ANEW begins at the unix seconds times two to this, which leaves each
+ * second as many ids, and room for restores, up to the year 2106. */
+#define INDEX_ANEW_SHIFT 31
 
 enum index_table {
 	INDEX_META,
@@ -51,6 +54,7 @@ enum index_table {
 	INDEX_BLOCK,
 	INDEX_DIGEST,
 	INDEX_PENDING,
+	INDEX_REPLAY,
 	INDEX_TABLES
 };
 
@@ -66,6 +70,9 @@ enum index_id {
 enum index_flags {
 	INDEX_RDONLY = 1 << 0,	 /* open: no writer will begin */
 	INDEX_RESTORED = 1 << 1, /* open: skip INDEX_RESTORE_STEP ids */
+	INDEX_LIVE = 1 << 2,	 /* open: commit nothing */
+	INDEX_ANEW = 1 << 3,	 /* open a new one: no inode number of an */
+				 /* earlier one may come again */
 };
 
 struct index;
@@ -73,8 +80,10 @@ struct index_txn;
 
 /*
  * Open or create the environment in directory @path (data.mdb, lock.mdb).
- * Unless INDEX_RDONLY is given this commits once, to make missing tables and
- * to go on with ids that were never handed out.
+ * Unless INDEX_RDONLY or INDEX_LIVE is given this commits once, to make missing
+ * tables and to go on with ids that were never handed out. INDEX_LIVE is for an
+ * index whose newest snapshot is not that of the last checkpoint: there are no
+ * ids before index_top_up_ids(), which must not come before a checkpoint.
  * @changed:  called (from committing threads, no lock held that the callee
  *            could want, but possibly in the middle of a store operation: it
  *            must not block) at the first commit after a pin, and when the

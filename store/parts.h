@@ -36,8 +36,10 @@ struct store {
 	struct evict *evict;
 
 	bool sync_strict;
-	int64_t since; /* unix seconds */
-	char note[64]; /* in the lock file */
+	bool resume;	  /* inode numbers are known outside */
+	uint8_t *witness; /* borrowed, or NULL */
+	int64_t since;	  /* unix seconds */
+	char note[64];	  /* in the lock file */
 	void (*report)(void *arg, int priority, const char *text);
 	void *report_arg;
 };

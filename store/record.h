@@ -178,6 +178,9 @@ struct entry_rec {
 	char name[RECORD_NAME_MAX + 1]; /* of a pair: without ".body" */
 };
 
+/* replay: key slot (8). Value: u64 number of the request, u64 ino. */
+#define RECORD_REPLAY_SIZE 16
+
 /* meta: key name. Values: u64 each (format, next ids, limit), or bytes. */
 
 /* One key, built in place. */

@@ -5,6 +5,7 @@
 
 #include "store/linger.h"
 #include "store/mend.h"
+#include "store/replay.h"
 #include "store/table.h"
 #include "store/tree.h"
 
@@ -217,6 +218,8 @@ static int rename_whole(struct tree *t, struct rename_at from,
 			return r;
 	}
 	r = rename_sides(&e, &a, &b, flags);
+	if (r >= 0)
+		r = replay_put(e.txn, 0);
 	if (r >= 0)
 		r = edit_commit(&e);
 	else

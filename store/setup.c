@@ -9,6 +9,8 @@
 
 #include "store/layout.h"
 #include "store/parts.h"
+#include "store/recover.h"
+#include "store/resume.h"
 #include "store/sweep.h"
 #include "store/table.h"
 #include "store/tree.h"
@@ -78,8 +80,11 @@ static void setup_after_checkpoint(void *arg)
 
 static void setup_checkpoint_failed(void *arg, int error, bool frozen)
 {
+	struct store *st = arg;
 	char text[160];
 
+	if (frozen && st->witness)
+		memset(st->witness, 0, STORE_WITNESS_SIZE);
 	snprintf(text, sizeof(text), "saving the store failed: %s; %s",
 		 strerror(-error),
 		 frozen ? "it is read-only until the next mount"
@@ -138,7 +143,8 @@ static void setup_put_back(struct store *st)
 	char said[SETUP_REASON_MAX];
 
 	index_close(steal_ptr(st->ix));
-	(void)checkpoint_recover(st->home.index_fd, false, said, sizeof(said));
+	(void)recover_index(st->home.index_fd, st->witness, false, said,
+			    sizeof(said));
 }
 
 /* Is there a root, or nothing yet that would hang on one? -EBADMSG: no. */
@@ -167,11 +173,16 @@ static int setup_index(struct store *st, int found, char *reason, size_t size)
 {
 	struct notify changed = { .fn = setup_changed, .arg = st };
 	char path[64];
-	int r;
+	int flags = 0, r;
 
+	if (found == RECOVER_RESTORED)
+		flags = INDEX_RESTORED;
+	else if (found == RECOVER_LIVE)
+		flags = INDEX_LIVE;
+	else if (found == RECOVER_CREATED && st->resume)
+		flags = INDEX_ANEW;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", st->home.index_fd);
-	r = index_open(path, found == CHECKPOINT_RESTORED ? INDEX_RESTORED : 0,
-		       CHECKPOINT_GROWTH_BYTES, changed, &st->ix);
+	r = index_open(path, flags, CHECKPOINT_GROWTH_BYTES, changed, &st->ix);
 	if (r == -EBADMSG)
 		snprintf(
 			reason, size,
@@ -200,9 +211,9 @@ static int setup_recover(struct store *st, char *reason, size_t size)
 	char said[SETUP_REASON_MAX] = "", text[SETUP_REASON_MAX + 80];
 	int found, r;
 
-	found = checkpoint_recover(st->home.index_fd, false, said,
-				   sizeof(said));
-	if (found == CHECKPOINT_UNREADABLE) {
+	found = recover_index(st->home.index_fd, st->witness, false, said,
+			      sizeof(said));
+	if (found == RECOVER_UNREADABLE) {
 		snprintf(reason, size, "%s", said);
 		return -EBADMSG;
 	}
@@ -214,7 +225,7 @@ static int setup_recover(struct store *st, char *reason, size_t size)
 	r = setup_index(st, found, reason, size);
 	if (r < 0)
 		return r;
-	if (found == CHECKPOINT_RESTORED) {
+	if (found == RECOVER_RESTORED) {
 		snprintf(
 			text, sizeof(text),
 			"the store was not closed: back at its last checkpoint (%s)",
@@ -324,7 +335,7 @@ static int setup_copy_index(struct store *st, int new_fd)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", new_fd);
 	r = index_copy_compact(st->ix, path);
-	return r < 0 ? r : checkpoint_seal(new_fd);
+	return r < 0 ? r : recover_seal(new_fd);
 }
 
 /* An index that is mostly free pages is replaced by a compact copy. What
@@ -349,7 +360,7 @@ static int setup_compact(struct store *st, const struct index_stat *is,
 		r = home_swap_index(&st->home, new_fd);
 		if (r < 0)
 			base_closep(&new_fd);
-		r = setup_index(st, CHECKPOINT_CLEAN, reason, size);
+		r = setup_index(st, RECOVER_CLEAN, reason, size);
 		st->tree.ix = st->ix;
 		if (r >= 0)
 			store_apply_growth(st);
@@ -362,10 +373,8 @@ static int setup_compact(struct store *st, const struct index_stat *is,
 	return r;
 }
 
-/* Charge what is there, and a small transaction that nobody reserves room
- * for; then run the first checkpoint. */
-static int setup_start(struct store *st, int found, struct sweep_result *res,
-		       char *reason, size_t size)
+/* The first checkpoint, and those after it. */
+static int setup_checkpoints(struct store *st, bool live)
 {
 	struct checkpoint_config cc = {
 		.packs = st->packs,
@@ -374,11 +383,30 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 		.after = { .fn = setup_after_checkpoint, .arg = st },
 		.failed = setup_checkpoint_failed,
 		.failed_arg = st,
+		.index_dir_fd = st->home.index_fd,
+		.ix = st->ix,
+		.witness = st->witness,
+		.live = live,
 	};
 	struct checkpoint *cp = NULL;
-	struct index_stat is;
-	int r = sweep_packs(&st->tree, res);
+	int r = checkpoint_start(&cc, &cp);
 
+	atomic_store(&st->cp, cp);
+	return r < 0 || !live ? r : index_top_up_ids(st->ix);
+}
+
+/* Charge what is there, and a small transaction that nobody reserves room
+ * for; then run the first checkpoint. A live index may name other packs than
+ * the last checkpoint does: it is saved before any of them goes. */
+static int setup_start(struct store *st, int found, struct sweep_result *res,
+		       char *reason, size_t size)
+{
+	bool live = found == RECOVER_LIVE;
+	struct index_stat is;
+	int r = live ? setup_checkpoints(st, true) : 0;
+
+	if (r >= 0)
+		r = sweep_packs(&st->tree, res);
 	if (r >= 0)
 		r = index_stat(st->ix, &is);
 	if (r < 0)
@@ -388,17 +416,13 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 			    index_txn_bound(st->ix) + res->pack_bytes +
 			    home_bad_bytes(&st->home));
 	setup_charge_parts(st);
-	if (found == CHECKPOINT_CLEAN) {
+	if (found == RECOVER_CLEAN) {
 		r = setup_compact(st, &is, reason, size);
 		if (r < 0)
 			return r;
 		setup_charge_parts(st);
 	}
-	cc.index_dir_fd = st->home.index_fd;
-	cc.ix = st->ix;
-	r = checkpoint_start(&cc, &cp);
-	atomic_store(&st->cp, cp);
-	return r;
+	return live ? 0 : setup_checkpoints(st, false);
 }
 
 static int setup_root(struct store *st, const struct store_config *cfg)
@@ -425,6 +449,11 @@ static int setup_threads(struct store *st, const struct store_config *cfg)
 	};
 	int r = gc_adopt(&st->tree);
 
+	/* Before anything can evict, ingest or sweep what is open. */
+	if (r >= 0)
+		r = st->resume
+			    ? resume_files(&st->files, cfg->files, cfg->n_files)
+			    : resume_forget(&st->tree);
 	if (r >= 0)
 		r = ingest_start(&st->files, &st->ingest);
 	if (r >= 0)
@@ -463,6 +492,11 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 	int found = setup_some_index(st, create, reason, sizeof(reason));
 	int r = found < 0 ? found : setup_parts(st);
 
+	if (r >= 0 && st->resume && found == RECOVER_RESTORED) {
+		snprintf(reason, sizeof(reason),
+			 "it is not as the last process left it");
+		r = -ESTALE;
+	}
 	if (r >= 0) {
 		*why = '\0';
 		r = store_apply_limits(st, &cfg->limits, false, why, why_size);
@@ -476,7 +510,7 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 	if (r >= 0)
 		r = setup_threads(st, cfg);
 	if (r >= 0)
-		r = sweep_inodes(&st->tree, found == CHECKPOINT_RESTORED,
+		r = sweep_inodes(&st->tree, found == RECOVER_RESTORED,
 				 setup_left, st, &res);
 	if (r < 0)
 		snprintf(why, why_size, "opening the store %s: %s", cfg->path,
@@ -529,6 +563,8 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	}
 	st->home = (struct home)HOME_INIT;
 	st->sync_strict = cfg->sync_strict;
+	st->resume = cfg->resume;
+	st->witness = cfg->witness;
 	st->report = cfg->report;
 	st->report_arg = cfg->report_arg;
 	st->since = base_now_ns() / NSEC_PER_SEC;
@@ -558,36 +594,4 @@ int store_close(struct store *st)
 {
 	store_ending(st);
 	return setup_close(st, true);
-}
-
-int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
-{
-	return home_probe(path, ret_pid, why, why_size);
-}
-
-int store_look(const char *path, char *why, size_t why_size)
-{
-	cleanup_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cleanup_close int index = -1;
-	char said[SETUP_REASON_MAX] = "";
-	int found = -1;
-
-	if (dir >= 0)
-		index = openat(dir, "index",
-			       O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir >= 0 && index < 0 && errno == ENOENT)
-		return 0; /* a first mount that was cut off makes it */
-	if (index >= 0)
-		found = checkpoint_recover(index, true, said, sizeof(said));
-	else
-		found = -errno;
-	if (found == CHECKPOINT_UNREADABLE) {
-		snprintf(why, why_size, "%s: the index is unreadable (%s)",
-			 path, said);
-		return -EBADMSG;
-	}
-	if (found < 0)
-		snprintf(why, why_size, "reading the index of %s: %s", path,
-			 strerror(-found));
-	return found < 0 ? found : found == CHECKPOINT_RESTORED;
 }

@@ -4,7 +4,7 @@
  * checkpoint. Little-endian:
  *   0 8  "PCFSCKP1"      8 u32 flags       12 u32 page size
  *  16 u64 txnid         24 u64 st_dev      32 u64 st_ino of data.mdb
- *  40 16 token of the keeper, zero while there is none
+ *  40 16 token of the witness (recover.h), zero while there is none
  *  56 u64 unix time     64 2 * page size: pages 0 and 1 of data.mdb
  *  then u64 XXH3-64 of all before
  * An empty snapshot has page size 0 and no pages: nothing was stored yet, and

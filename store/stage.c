@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <syslog.h>
 
 #include "store/block.h"
@@ -288,6 +289,28 @@ int stage_truncate(struct files *fs, struct node *nd, uint64_t size)
 		return stage_resize(fs, nd, size);
 	/* It was copied up to there: past the commit nothing may fail. */
 	stage_note_change(nd);
+	return 0;
+}
+
+int stage_resume(struct node *nd, const struct inode *in)
+{
+	struct stat st;
+	int64_t changed_ns;
+	int r;
+
+	if (fstat(pack_fd(nd->pack), &st) < 0)
+		return -errno;
+	changed_ns = st.st_mtim.tv_sec * NSEC_PER_SEC + st.st_mtim.tv_nsec;
+	r = pack_stat(nd->pack, &nd->size, &nd->disk);
+	if (r < 0)
+		return r;
+	nd->alloc_end = nd->size;
+	nd->live = nd->writers > 0;
+	/* Unless the times were set since. */
+	if (changed_ns > in->ctime_ns) {
+		nd->mtime_ns = nd->ctime_ns = changed_ns;
+		nd->mtime_dirty = nd->live;
+	}
 	return 0;
 }
 

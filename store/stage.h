@@ -62,6 +62,12 @@ int stage_truncate(struct files *fs, struct node *nd, uint64_t size);
 /* End an act for which @reserved bytes were charged; live or not. */
 void stage_settle(struct files *fs, struct node *nd, uint64_t reserved);
 
+/*
+ * The file was live in a process that was killed: its pack knows its size, and
+ * when it was changed. It is live again if it has writers.
+ */
+int stage_resume(struct node *nd, const struct inode *in);
+
 /* The last writer is gone. When the index cannot be told, the node stays live
  * and stuck, and the ingest and the next close try again. */
 void stage_end(struct files *fs, struct node *nd);

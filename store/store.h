@@ -64,6 +64,17 @@ enum store_open_flags {
 	STORE_OPEN_CREATE = 1 << 0,
 };
 
+/* An open file of a mount that goes on in another process. */
+struct store_resume {
+	uint64_t ino;
+	int flags; /* as of store_file_open() */
+	bool bad;  /* as after a failed write-back */
+	/* store_open() fills it in: the caller's to close; NULL: it has gone. */
+	struct store_file *file;
+};
+
+#define STORE_WITNESS_SIZE 16
+
 struct store_config {
 	const char *path; /* of the store; borrowed during store_open() only */
 	int flags;
@@ -78,6 +89,20 @@ struct store_config {
 	void (*report)(void *arg, int priority, const char *text);
 	void *report_arg;
 	const char *owner_note; /* written to the lock file behind the pid */
+	/*
+	 * STORE_WITNESS_SIZE random bytes (see recover.h), kept by somebody who
+	 * outlives this process. Borrowed, outlives the store; becomes all zero
+	 * when a sync fails, for then the page cache is no witness any more.
+	 * NULL: none.
+	 */
+	uint8_t *witness;
+	/*
+	 * The mount goes on: inode numbers are known outside, and @files are
+	 * open. A store that is not as the last process left it is -ESTALE.
+	 */
+	bool resume;
+	struct store_resume *files; /* borrowed during store_open() only */
+	size_t n_files;
 };
 
 /*
@@ -87,7 +112,8 @@ struct store_config {
  *           is waited for, up to 10 s), -EMEDIUMTYPE not a store or of a newer
  *           format, -EBADMSG unreadable index (without STORE_OPEN_CREATE),
  *           -ENOTSUP network file system below, -ENOENT, -EINVAL bad
- *           limits, -EROFS, -EIO, ...; the directory is unchanged then.
+ *           limits, -ESTALE see resume, -EROFS, -EIO, ...; the directory is
+ *           unchanged then.
  */
 int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	       size_t why_size);
@@ -106,6 +132,23 @@ int store_close(struct store *st);
 
 /* From now on the lock file tells others that this process is ending. */
 void store_ending(struct store *st);
+
+/*
+ * Requests that somebody may have to take over, if this process is killed: what
+ * the thread does between the two calls is the request @number, never 0, that
+ * came through @slot. Changes of names and new files remember that they were
+ * done, and store_request_done() tells a successor.
+ * Returns: 1 and the inode that the answer shows (0: none); 0 not done, or
+ *          nothing came of it: do it; or an error.
+ */
+void store_request_begin(unsigned slot, uint64_t number);
+void store_request_end(void);
+int store_request_done(struct store *st, unsigned slot, uint64_t number,
+		       uint64_t *ret_ino);
+
+/* Takes the locks that all operations need, for a moment: one that never
+ * returns tells that they do not either. */
+void store_alive(struct store *st);
 
 /* Names. All of these fill @ret (unless NULL) with the inode's attributes. */
 int store_lookup(struct store *st, uint64_t parent, const char *name,

@@ -173,13 +173,27 @@ static bool sweep_is_torn(const struct inode *in)
 	       (in->data == INODE_DATA_PACK && !(in->flags & INODE_SUMMED));
 }
 
+/* Does a writer of a mount that goes on have it open? */
+static bool sweep_is_live(struct tree *t, uint64_t ino)
+{
+	struct node *nd = node_find(t->nodes, ino);
+	bool live = nd && nd->live;
+
+	if (nd) /* never the last use */
+		(void)node_put(nd);
+	return live;
+}
+
 static int sweep_one(struct tree *t, uint64_t ino, bool restored,
 		     struct sweep_result *res)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	struct inode in;
-	int r = index_begin(t->ix, false, &txn);
+	int r;
 
+	if (sweep_is_live(t, ino))
+		return 0;
+	r = index_begin(t->ix, false, &txn);
 	if (r >= 0)
 		r = table_inode_get(txn, ino, &in);
 	if (r < 0)

@@ -2,7 +2,8 @@
 /*
  * The sweep through a store that was just opened, before anyone uses it:
  *  - pack files that no record names are removed (a crash left them);
- *  - orphans of an earlier mount are removed;
+ *  - orphans of an earlier mount are removed, but for those that are open in
+ *    one that goes on;
  *  - after a restore, files of pip's trees that were being written, or were
  *    not yet summed, at the checkpoint are dropped: their bytes may be torn.
  *    Other files stay, as torn as any file system would leave them;

@@ -9,6 +9,7 @@
 #include "store/digest.h"
 #include "store/layout.h"
 #include "store/mend.h"
+#include "store/replay.h"
 #include "store/table.h"
 
 int tree_check_name(const char *name)
@@ -201,6 +202,8 @@ int tree_make(struct tree *t, const struct tree_new *what, struct inode *ret)
 	if (r < 0)
 		return r;
 	r = table_inode_put(e.txn, &in);
+	if (r >= 0)
+		r = replay_put(e.txn, in.ino);
 	if (r < 0)
 		return r;
 	r = edit_commit(&e);
@@ -285,6 +288,8 @@ int tree_link(struct tree *t, uint64_t ino, uint64_t parent, const char *name,
 	r = table_inode_put(e.txn, &dir);
 	if (r >= 0)
 		r = table_inode_put(e.txn, &in);
+	if (r >= 0)
+		r = replay_put(e.txn, in.ino);
 	if (r < 0)
 		return r;
 	r = edit_commit(&e);
@@ -375,6 +380,8 @@ static int tree_remove_whole(struct tree *t, uint64_t parent, const char *name,
 	r = table_inode_put(e.txn, &pi);
 	if (r >= 0 && in.nlink == 1)
 		r = tree_rejoin_entry(&e, de.ino);
+	if (r >= 0)
+		r = replay_put(e.txn, 0);
 	if (r < 0)
 		return r;
 	return edit_commit(&e);

@@ -162,7 +162,7 @@ static inline void fx_open(void)
 	struct inode root;
 
 	fx.swept = (struct sweep_result){ 0 };
-	ck_assert_int_ne(kit_recover(&fx.kit), CHECKPOINT_UNREADABLE);
+	ck_assert_int_ne(kit_recover(&fx.kit), RECOVER_UNREADABLE);
 	ck_assert_int_eq(kit_open_index(&fx.kit), 0);
 	index_set_growth(fx.kit.ix, INDEX_MAP_BYTES, 0);
 	fx_open_parts();
@@ -218,7 +218,7 @@ static inline void fx_run_killed(void (*fn)(void))
 	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
 		      "the child ended with 0x%x", status);
 	fx_open();
-	ck_assert_int_eq(fx.kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(fx.kit.found, RECOVER_RESTORED);
 }
 
 static inline void fx_checkpoint(void)

@@ -283,9 +283,9 @@ static inline int work_open(struct work *w, bool restore)
 {
 	uint64_t bytes;
 	uint64_t txnid;
-	int r = restore ? kit_recover(&w->kit) : CHECKPOINT_RESTORED;
+	int r = restore ? kit_recover(&w->kit) : RECOVER_RESTORED;
 
-	if (r == CHECKPOINT_UNREADABLE)
+	if (r == RECOVER_UNREADABLE)
 		return -EBADMSG;
 	w->kit.found = r;
 	if (r >= 0)

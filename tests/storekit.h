@@ -17,12 +17,13 @@
 #include "store/checkpoint.h"
 #include "store/index.h"
 #include "store/pack.h"
+#include "store/recover.h"
 
 struct kit {
 	struct scratch dir;
 	int index_dir;
 	int packs_dir;
-	int found; /* by checkpoint_recover() */
+	int found; /* by recover_index() */
 	char why[256];
 	struct index *ix;
 	struct packs *packs;
@@ -33,6 +34,7 @@ struct kit {
 	struct notify after;
 	void (*failed)(void *arg, int error, bool frozen);
 	int interval_ms;
+	const uint8_t *witness; /* or NULL */
 };
 
 static inline void kit_dirs(struct kit *kit, struct scratch dir)
@@ -67,15 +69,15 @@ static inline void kit_due(void *arg)
 static inline int kit_recover(struct kit *kit)
 {
 	kit->why[0] = '\0';
-	kit->found = checkpoint_recover(kit->index_dir, false, kit->why,
-					sizeof(kit->why));
+	kit->found = recover_index(kit->index_dir, kit->witness, false,
+				   kit->why, sizeof(kit->why));
 	return kit->found;
 }
 
 static inline int kit_open_index(struct kit *kit)
 {
 	struct scratch index = scratch_at(&kit->dir, "index");
-	int flags = kit->found == CHECKPOINT_RESTORED ? INDEX_RESTORED : 0;
+	int flags = kit->found == RECOVER_RESTORED ? INDEX_RESTORED : 0;
 
 	return index_open(index.path, flags, CHECKPOINT_GROWTH_BYTES,
 			  (struct notify){ kit_changed, kit }, &kit->ix);
@@ -110,7 +112,7 @@ static inline int kit_open(struct kit *kit)
 {
 	int r = kit_recover(kit);
 
-	if (r == CHECKPOINT_UNREADABLE)
+	if (r == RECOVER_UNREADABLE)
 		return -EBADMSG;
 	if (r >= 0)
 		r = kit_open_index(kit);

@@ -43,7 +43,7 @@ static void cut_and_reopen(void)
 	iotap_hook = NULL;
 	(void)kit_close(&kit, false);
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 }
 
 static uint64_t new_pack(const char *text)
@@ -246,7 +246,7 @@ START_TEST(clean_stop_marks_clean_even_with_nothing_new)
 	open_kit(LONG_MS);
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit.found, RECOVER_CLEAN);
 }
 END_TEST
 
@@ -417,7 +417,7 @@ START_TEST(failed_checkpoint_freezes_and_both_states_survive)
 	ck_assert_int_eq(kit_close(&kit, true), -EIO);
 
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 	ck_assert_str_eq(kit_get(&kit, 1), "saved");
 	if (strcmp(kit_get(&kit, 2), "new") != 0)
 		ck_assert_str_eq(kit_get(&kit, 2), "old");
@@ -496,7 +496,7 @@ START_TEST(first_checkpoint_that_fails_fails_the_start)
 	iotap_hook = NULL;
 	kit_close(&kit, false);
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_CREATED);
+	ck_assert_int_eq(kit.found, RECOVER_CREATED);
 }
 END_TEST
 
@@ -509,7 +509,7 @@ START_TEST(clean_stop_that_fails_is_not_clean)
 	ck_assert_int_eq(kit_close(&kit, true), -EIO);
 	iotap_hook = NULL;
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 	ck_assert_str_eq(kit_get(&kit, 1), "one");
 }
 END_TEST

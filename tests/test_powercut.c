@@ -130,7 +130,7 @@ static enum verdict verify(struct scratch image, struct image_saved saved,
 	r = work_open(&w, restore);
 	if (r < 0)
 		return r == -EUCLEAN ? BAD_PACK : BAD_OPEN;
-	if (w.kit.found == CHECKPOINT_CREATED && !saved.empty)
+	if (w.kit.found == RECOVER_CREATED && !saved.empty)
 		return BAD_TXNID;
 	/* opening commits one transaction */
 	if (!saved.empty && index_txnid(w.kit.ix) != saved.txnid + 1)
@@ -144,7 +144,7 @@ static enum verdict verify(struct scratch image, struct image_saved saved,
 	state = w.state;
 	if (checkpoint_run(w.kit.cp) < 0 || kit_close(&w.kit, true) < 0)
 		return BAD_WORK;
-	if (work_open(&w, true) < 0 || w.kit.found != CHECKPOINT_CLEAN ||
+	if (work_open(&w, true) < 0 || w.kit.found != RECOVER_CLEAN ||
 	    w.state != state || kit_close(&w.kit, false) < 0)
 		return BAD_AGAIN;
 	return GOOD;

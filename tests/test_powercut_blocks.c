@@ -145,7 +145,7 @@ static void open_store(void)
 	if (seen)
 		seen->waiting += pending();
 	ck_assert_int_eq(gc_adopt(T), 0);
-	ck_assert_int_eq(sweep_inodes(T, fx.kit.found == CHECKPOINT_RESTORED,
+	ck_assert_int_eq(sweep_inodes(T, fx.kit.found == RECOVER_RESTORED,
 				      note_closed, NULL, &fx.swept),
 			 0);
 	ck_assert_uint_eq(fx.swept.unreadable, 0);
@@ -418,7 +418,7 @@ static enum verdict verify(struct scratch image, struct image_saved saved,
 	check_store();
 	close_store();
 	open_store();
-	if (fx.kit.found != CHECKPOINT_CLEAN)
+	if (fx.kit.found != RECOVER_CLEAN)
 		return BAD_AGAIN;
 	check_store();
 	close_store();

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What checkpoint_recover() makes of what it finds. */
+/* What recover_index() makes of what it finds. */
 #include "store/checkpoint.h"
 
 #include <check.h>
@@ -59,7 +59,7 @@ static void expect_unreadable(const char *why)
 {
 	uint64_t before = sum_of_index();
 
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_UNREADABLE);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_UNREADABLE);
 	ck_assert_msg(strstr(kit.why, why), "it says: %s", kit.why);
 	ck_assert_uint_eq(sum_of_index(), before);
 }
@@ -118,11 +118,11 @@ static void expect_checkpoint(void)
 
 START_TEST(empty_directory_is_created_and_stays_new)
 {
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CREATED);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CREATED);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CREATED);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CREATED);
 	ck_assert_int_eq(kit_open(&kit), 0);
 	ck_assert_int_eq(kit_close(&kit, true), 0);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CLEAN);
 }
 END_TEST
 
@@ -130,11 +130,11 @@ START_TEST(index_without_first_checkpoint_is_new)
 {
 	struct scratch data = path_of("index/" MDBFILE_NAME);
 
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CREATED);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CREATED);
 	ck_assert_int_eq(kit_open_index(&kit), 0);
 	index_close(kit.ix);
 	ck_assert_int_eq(access(data.path, F_OK), 0);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CREATED);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CREATED);
 	ck_assert_int_lt(access(data.path, F_OK), 0);
 	ck_assert_int_eq(kit_open(&kit), 0);
 	ck_assert_int_eq(kit_close(&kit, true), 0);
@@ -145,7 +145,7 @@ START_TEST(empty_data_file_is_new)
 {
 	scratch_write(path_of("index/" MDBFILE_NAME).path, "", 0);
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_CREATED);
+	ck_assert_int_eq(kit.found, RECOVER_CREATED);
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 }
 END_TEST
@@ -156,7 +156,7 @@ START_TEST(clean_store_is_taken_as_it_is)
 {
 	make_clean_store();
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit.found, RECOVER_CLEAN);
 	ck_assert_str_eq(kit_get(&kit, 1), "one");
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 }
@@ -167,7 +167,7 @@ START_TEST(first_checkpoint_takes_the_clean_mark_away)
 	make_clean_store();
 	ck_assert_int_eq(kit_open(&kit), 0);
 	ck_assert_int_eq(kit_close(&kit, false), 0);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_RESTORED);
 }
 END_TEST
 
@@ -175,11 +175,11 @@ START_TEST(killed_store_is_put_back_to_its_checkpoint)
 {
 	make_killed_store();
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 	ck_assert_ptr_nonnull(strstr(kit.why, "not closed cleanly"));
 	expect_checkpoint();
 	ck_assert_int_eq(kit_close(&kit, true), 0);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CLEAN);
 }
 END_TEST
 
@@ -188,10 +188,10 @@ START_TEST(commit_behind_the_clean_mark_is_noticed)
 {
 	make_clean_store();
 	for (int i = 0; i < 3; i++) {
-		ck_assert_int_ge(kit_recover(&kit), CHECKPOINT_CLEAN);
+		ck_assert_int_ge(kit_recover(&kit), RECOVER_CLEAN);
 		ck_assert_int_eq(kit_open_index(&kit), 0);
 		index_close(kit.ix);
-		ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_RESTORED);
+		ck_assert_int_eq(kit_recover(&kit), RECOVER_RESTORED);
 	}
 	ck_assert_int_eq(kit_open(&kit), 0);
 	ck_assert_str_eq(kit_get(&kit, 1), "one");
@@ -271,24 +271,24 @@ static int look(void)
 {
 	char why[256];
 
-	return checkpoint_recover(kit.index_dir, true, why, sizeof(why));
+	return recover_index(kit.index_dir, NULL, true, why, sizeof(why));
 }
 
 START_TEST(read_only_look_changes_nothing)
 {
 	uint64_t sum = sum_of_index();
 
-	ck_assert_int_eq(look(), CHECKPOINT_CREATED);
+	ck_assert_int_eq(look(), RECOVER_CREATED);
 	ck_assert_uint_eq(sum_of_index(), sum);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CREATED);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CREATED);
 	ck_assert_int_eq(kit_open_index(&kit), 0);
 	index_close(kit.ix);
 	sum = sum_of_index();
-	ck_assert_int_eq(look(), CHECKPOINT_CREATED);
+	ck_assert_int_eq(look(), RECOVER_CREATED);
 	ck_assert_uint_eq(sum_of_index(), sum);
 	make_killed_store();
 	sum = sum_of_index();
-	ck_assert_int_eq(look(), CHECKPOINT_RESTORED);
+	ck_assert_int_eq(look(), RECOVER_RESTORED);
 	ck_assert_uint_eq(sum_of_index(), sum);
 }
 END_TEST
@@ -320,7 +320,7 @@ START_TEST(copy_of_a_clean_store_is_clean)
 	make_clean_store();
 	copy_store();
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit.found, RECOVER_CLEAN);
 	ck_assert_str_eq(kit_get(&kit, 1), "one");
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 	kit.dir = all;
@@ -334,7 +334,7 @@ START_TEST(copy_of_a_killed_store_is_put_back)
 	make_killed_store();
 	copy_store();
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 	expect_checkpoint();
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 	kit.dir = all;
@@ -371,9 +371,9 @@ START_TEST(compact_copy_is_sealed)
 	kit_dirs(&there, copy);
 	ck_assert_int_eq(index_copy_compact(kit.ix, index.path), 0);
 	ck_assert_int_eq(kit_close(&kit, true), 0);
-	ck_assert_int_eq(checkpoint_seal(there.index_dir), 0);
+	ck_assert_int_eq(recover_seal(there.index_dir), 0);
 	ck_assert_int_eq(kit_open(&there), 0);
-	ck_assert_int_eq(there.found, CHECKPOINT_CLEAN);
+	ck_assert_int_eq(there.found, RECOVER_CLEAN);
 	ck_assert_str_eq(kit_get(&there, 2), "saved");
 	ck_assert_int_eq(kit_close(&there, true), 0);
 	close(there.index_dir);
@@ -384,9 +384,9 @@ END_TEST
 
 START_TEST(seal_refuses_what_is_no_index)
 {
-	ck_assert_int_eq(checkpoint_seal(kit.index_dir), -ENOENT);
+	ck_assert_int_eq(recover_seal(kit.index_dir), -ENOENT);
 	scratch_write(path_of("index/" MDBFILE_NAME).path, "junk", 4);
-	ck_assert_int_eq(checkpoint_seal(kit.index_dir), -EBADMSG);
+	ck_assert_int_eq(recover_seal(kit.index_dir), -EBADMSG);
 }
 END_TEST
 
@@ -418,7 +418,7 @@ START_TEST(any_damage_to_the_side_file_is_found)
 		expect_unreadable(SIDE_NAME " is damaged");
 	}
 	scratch_write(path.path, side.data, side.len);
-	ck_assert_int_eq(kit_recover(&kit), CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit_recover(&kit), RECOVER_CLEAN);
 	free(side.data);
 }
 END_TEST
@@ -456,7 +456,7 @@ START_TEST(damaged_page_is_unreadable)
 	ck_assert_int_eq(fstatat(kit.index_dir, MDBFILE_NAME, &st, 0), 0);
 	for (off_t off = 2 * page; off < st.st_size; off += page) {
 		overwrite("index/" MDBFILE_NAME, off, junk, sizeof(junk));
-		bad += kit_recover(&kit) == CHECKPOINT_UNREADABLE;
+		bad += kit_recover(&kit) == RECOVER_UNREADABLE;
 	}
 	ck_assert_int_gt(bad, 0);
 	expect_unreadable(MDBFILE_NAME ": page");
@@ -471,7 +471,7 @@ START_TEST(damaged_meta_pages_are_put_back)
 	make_clean_store();
 	overwrite("index/" MDBFILE_NAME, 0, junk, sizeof(junk));
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 	ck_assert_str_eq(kit_get(&kit, 1), "one");
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 }

@@ -10,6 +10,7 @@
 
 #include "scratch.h"
 #include "store/checkpoint.h"
+#include "store/recover.h"
 #include "store/mdbfile.h"
 #include "store/side.h"
 #include "store/store.h"
@@ -140,7 +141,7 @@ static void change(enum index_table table, struct record_key key,
 		ck_assert_int_eq(index_del(txn, table, &key), 0);
 	ck_assert_int_eq(index_commit(txn), 0);
 	index_close(ix);
-	ck_assert_int_eq(checkpoint_seal(fd), 0);
+	ck_assert_int_eq(recover_seal(fd), 0);
 	close(fd);
 }
 
@@ -167,7 +168,7 @@ static int found_by_a_look(char said[256])
 {
 	struct scratch path = scratch_at(&dir, "index");
 	int fd = scratch_open_dir(&path);
-	int found = checkpoint_recover(fd, true, said, 256);
+	int found = recover_index(fd, NULL, true, said, 256);
 
 	close(fd);
 	return found;
@@ -184,7 +185,7 @@ static void expect_no_use(const char *reason)
 	ck_assert_msg(strstr(why, reason) != NULL, "no '%s': %s", reason, why);
 	ck_assert_str_eq(reported, "");
 	ck_assert(!exists("index.bad"));
-	ck_assert_int_eq(found_by_a_look(said), CHECKPOINT_CLEAN);
+	ck_assert_int_eq(found_by_a_look(said), RECOVER_CLEAN);
 
 	open_store();
 	ck_assert_msg(strstr(reported, "set aside") != NULL, "%s", reported);
@@ -285,7 +286,7 @@ START_TEST(a_refused_limit_leaves_the_store_closed_cleanly)
 
 	ck_assert_int_eq(try_open(STORE_OPEN_CREATE, "many"), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(why, "many"));
-	ck_assert_int_eq(found_by_a_look(said), CHECKPOINT_CLEAN);
+	ck_assert_int_eq(found_by_a_look(said), RECOVER_CLEAN);
 }
 END_TEST
 

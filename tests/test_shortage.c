@@ -140,7 +140,7 @@ static void cut_and_reopen(void)
 	works_again();
 	(void)kit_close(&kit, false);
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 }
 
 static struct checkpoint_stat stat_of(void)
@@ -293,7 +293,7 @@ START_TEST(clean_stop_tries_again)
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 	works_again();
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_CLEAN);
+	ck_assert_int_eq(kit.found, RECOVER_CLEAN);
 	ck_assert_str_eq(kit_get(&kit, 1), "new");
 }
 END_TEST
@@ -306,7 +306,7 @@ START_TEST(clean_stop_gives_up_in_the_end)
 	ck_assert_int_eq(kit_close(&kit, true), -shortages[_i].error);
 	works_again();
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 }
 END_TEST
 
@@ -390,7 +390,7 @@ START_TEST(failed_meta_page_freezes_and_is_told)
 	ck_assert_int_eq(checkpoint_run(kit.cp), -EIO);
 	ck_assert_int_eq(kit_close(&kit, true), -EIO);
 	ck_assert_int_eq(kit_open(&kit), 0);
-	ck_assert_int_eq(kit.found, CHECKPOINT_RESTORED);
+	ck_assert_int_eq(kit.found, RECOVER_RESTORED);
 	kit_put(&kit, 1, "again");
 }
 END_TEST
