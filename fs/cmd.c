@@ -2,6 +2,7 @@
 #include "fs/cmd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,19 @@ void cmd_error(const char *format, ...)
 	va_start(args, format);
 	print_error("pipcachefs", format, args);
 	va_end(args);
+}
+
+void cmd_leave_terminal(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	log_to_syslog(false);
+	if (null < 0)
+		return;
+	for (int fd = 0; fd <= 2; fd++)
+		dup2(null, fd);
+	if (null > 2)
+		close(null);
 }
 
 /* ---- arguments ---- */
@@ -230,6 +244,13 @@ static int perform_offline(const struct cmd_target *target,
 	return CMD_OK;
 }
 
+/* Such is the end of a daemon in the middle of a request; another one comes,
+ * and all requests may be made twice. */
+static bool has_died(int r)
+{
+	return r == -EPROTO || r == -ECONNRESET || r == -EPIPE;
+}
+
 /* The daemon's reply; -ENOENT: nobody serves the store. */
 static int ask_daemon(const char *store, const json_t *request, bool read_only,
 		      json_t **ret)
@@ -241,7 +262,7 @@ static int ask_daemon(const char *store, const json_t *request, bool read_only,
 
 	for (int i = 0; i < ASK_TRIES; i++) {
 		r = control_ask(store, request, timeout, ret);
-		if (r != -ENOENT && r != -ECONNREFUSED)
+		if (r != -ENOENT && r != -ECONNREFUSED && !has_died(r))
 			return r;
 		if (store_probe(store, &pid, why, sizeof(why)) < 0 || pid == 0)
 			return -ENOENT;

@@ -26,9 +26,14 @@ int cmd_check(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_du(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_upgrade(int argc, char **argv);
+int cmd_daemon(int argc, char **argv); /* for keepers only, see link.h */
 
 /* One line on stderr: "pipcachefs: text". */
 void cmd_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* From now on the log is syslog's; stdin, stdout and stderr are /dev/null. */
+void cmd_leave_terminal(void);
 
 /* ---- arguments ---- */
 

@@ -11,9 +11,9 @@
 
 #include "fs/cmd.h"
 #include "fs/config.h"
+#include "fs/keeper.h"
 #include "fs/log.h"
 #include "fs/mounts.h"
-#include "fs/serve.h"
 #include "store/base.h"
 #include "store/store.h"
 
@@ -97,6 +97,8 @@ static const struct argp argp = {
 	       "  sync=strict|lazy   whether fsync waits for the disk (lazy)\n"
 	       "  workers=N          threads that answer at first, 1 to 64 (2 per\n"
 	       "                     CPU, 4 to 16); up to 64 when all are busy\n"
+	       "  watchdog=30|0      seconds without a sign of life after which the\n"
+	       "                     daemon is replaced by another (30); 0: never\n"
 	       "  allow_other        for all users (default for root), or\n"
 	       "  noallow_other      only for who mounts\n"
 	       "and what mount(8) has for all: ro, nosuid, nodev, noexec, noatime, ...",
@@ -178,12 +180,12 @@ static int check_paths(const char *store, const char *mountpoint)
 	return r == CMD_OK ? check_directory(mountpoint) : r;
 }
 
-/* ---- in the foreground, or as a daemon ---- */
+/* ---- the keeper: in the foreground, or in the background ---- */
 
-static int serve_in_foreground(const struct serve *sv)
+static int keep_in_foreground(struct keeper_config *keep)
 {
 	char why[WHY_MAX] = "";
-	int r = serve_run(sv, why, sizeof(why));
+	int r = keeper_run(keep, why, sizeof(why));
 
 	if (r == 0)
 		return CMD_OK;
@@ -192,7 +194,7 @@ static int serve_in_foreground(const struct serve *sv)
 	return CMD_FAILED;
 }
 
-/* From the daemon to who started it, over a pipe: an exit code and a text. */
+/* From the keeper to who started it, over a pipe: an exit code and a text. */
 struct message {
 	unsigned char exit_code;
 	char text[WHY_MAX];
@@ -212,21 +214,14 @@ static void send_message(int fd, enum cmd_exit exit_code, const char *text)
 static void on_ready(void *arg)
 {
 	int *pipe_fd = arg;
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	log_to_syslog(false);
-	if (null >= 0) {
-		for (int fd = 0; fd <= 2; fd++)
-			dup2(null, fd);
-		if (null > 2)
-			close(null);
-	}
+	cmd_leave_terminal();
 	send_message(*pipe_fd, CMD_OK, "");
 	base_closep(pipe_fd);
 }
 
-/* Everything of the daemon's life; returns its exit code. */
-static int daemon_main(struct serve *sv, int pipe_fd)
+/* Everything of the keeper's life; returns its exit code. */
+static int keeper_main(struct keeper_config *keep, int pipe_fd)
 {
 	char why[WHY_MAX] = "";
 	int r;
@@ -234,21 +229,21 @@ static int daemon_main(struct serve *sv, int pipe_fd)
 	setsid();
 	if (chdir("/") < 0)
 		return CMD_FAILED;
-	/* What the caller had open is none of the daemon's. */
+	/* What the caller had open is none of the keeper's. */
 	if (pipe_fd > 3)
 		close_range(3, (unsigned)pipe_fd - 1, 0);
 	close_range((unsigned)pipe_fd + 1, ~0U, 0);
 	log_to_syslog(true);
-	sv->ready = on_ready;
-	sv->arg = &pipe_fd;
-	r = serve_run(sv, why, sizeof(why));
+	keep->ready = on_ready;
+	keep->arg = &pipe_fd;
+	r = keeper_run(keep, why, sizeof(why));
 	if (r < 0 && pipe_fd >= 0)
 		send_message(pipe_fd, CMD_FAILED, why);
 	return r < 0 ? CMD_FAILED : CMD_OK;
 }
 
-/* Wait for the daemon's message; returns the exit code to end with. */
-static int await_daemon(pid_t pid, int pipe_fd)
+/* Wait for the keeper's message; returns the exit code to end with. */
+static int await_keeper(pid_t pid, int pipe_fd)
 {
 	struct message m;
 	ssize_t n;
@@ -266,15 +261,14 @@ static int await_daemon(pid_t pid, int pipe_fd)
 	waitpid(pid, &status, 0);
 	if (WIFSIGNALED(status))
 		cmd_error(
-			"the daemon was ended by signal %d before the mount answered",
+			"the keeper was ended by signal %d before the mount answered",
 			WTERMSIG(status));
 	else
-		cmd_error("the daemon ended before the mount answered");
+		cmd_error("the keeper ended before the mount answered");
 	return CMD_FAILED;
 }
 
-/* Forks before the store is opened: LMDB must not cross a fork. */
-static int serve_as_daemon(struct serve *sv)
+static int keep_in_background(struct keeper_config *keep)
 {
 	cleanup_close int read_end = -1;
 	cleanup_close int write_end = -1;
@@ -289,15 +283,42 @@ static int serve_as_daemon(struct serve *sv)
 	write_end = ends[1];
 	pid = fork();
 	if (pid < 0) {
-		cmd_error("starting the daemon: %s", strerror(errno));
+		cmd_error("starting the keeper: %s", strerror(errno));
 		return CMD_FAILED;
 	}
 	if (pid == 0) {
 		base_closep(&read_end);
-		return daemon_main(sv, steal_fd(&write_end));
+		return keeper_main(keep, steal_fd(&write_end));
 	}
 	base_closep(&write_end);
-	return await_daemon(pid, read_end);
+	return await_keeper(pid, read_end);
+}
+
+/* What the daemons are called with, and how the store is mounted. */
+static int keep_mount(const struct args *a, const struct config *config,
+		      char *store, char *mountpoint)
+{
+	static char name[] = "pipcachefs", command[] = "daemon";
+	static char foreground[] = "-f", dash_o[] = "-o";
+	char *argv[8] = { name, command, store, mountpoint };
+	struct keeper_config keep = {
+		.argv = argv,
+		.attach = { .source = store,
+			    .mountpoint = mountpoint,
+			    .flags = config->mount_flags,
+			    .allow_other = config->allow_other },
+		.watchdog_sec = config->watchdog_sec,
+	};
+	int n = 4;
+
+	if (a->foreground)
+		argv[n++] = foreground;
+	if (a->opts) {
+		argv[n++] = dash_o;
+		argv[n++] = a->opts;
+	}
+	return a->foreground ? keep_in_foreground(&keep)
+			     : keep_in_background(&keep);
 }
 
 /* Before anything is made in the store. */
@@ -322,7 +343,6 @@ static int mount_with(const struct args *a)
 	cleanup_free char *store = NULL;
 	cleanup_free char *mountpoint = NULL;
 	struct config config = { 0 };
-	struct serve sv = { .config = &config };
 	char why[WHY_MAX];
 	int r;
 
@@ -338,12 +358,8 @@ static int mount_with(const struct args *a)
 		r = check_limits(store, &config);
 	if (r == CMD_OK)
 		r = check_paths(store, mountpoint);
-	if (r == CMD_OK) {
-		sv.store = store;
-		sv.mountpoint = mountpoint;
-		r = a->foreground ? serve_in_foreground(&sv)
-				  : serve_as_daemon(&sv);
-	}
+	if (r == CMD_OK)
+		r = keep_mount(a, &config, store, mountpoint);
 	config_release(&config);
 	return r;
 }

@@ -56,15 +56,16 @@ static struct daemon find_daemon(const char *store)
 	return d;
 }
 
-/* Has it let go of the store, and ended (perhaps a zombie)? Waits END_STEP_MSEC for it. */
+/* Has it ended (perhaps a zombie), and its keeper let go of the store? Waits
+ * END_STEP_MSEC for it. */
 static bool has_ended(const struct daemon *d)
 {
 	struct pollfd p = { .fd = d->pidfd, .events = POLLIN };
 	char why[WHY_MAX];
 	pid_t pid;
 
-	if (d->pidfd >= 0)
-		return poll(&p, 1, END_STEP_MSEC) == 1;
+	if (d->pidfd >= 0 && poll(&p, 1, END_STEP_MSEC) != 1)
+		return false;
 	if (store_probe(d->store, &pid, why, sizeof(why)) < 0 || pid != d->pid)
 		return true;
 	usleep(END_STEP_MSEC * 1000);

@@ -16,6 +16,7 @@
 /* What fuse_opt fills in: text and switches, nothing checked yet. */
 struct given {
 	char *limit, *low, *min_free, *grace, *sync, *workers; /* owned */
+	char *watchdog;					       /* owned */
 	int allow_other; /* -1: not said */
 	unsigned long flags;
 	char *why;
@@ -38,6 +39,7 @@ static const struct fuse_opt options[] = {
 	OPT_TEXT("grace", grace),
 	OPT_TEXT("sync", sync),
 	OPT_TEXT("workers", workers),
+	OPT_TEXT("watchdog", watchdog),
 	OPT_SWITCH("allow_other", allow_other, 1),
 	OPT_SWITCH("noallow_other", allow_other, 0),
 	FUSE_OPT_END,
@@ -125,7 +127,7 @@ static int take_option(void *data, const char *arg, int key,
 	}
 	snprintf(
 		g->why, g->why_size,
-		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, workers=, allow_other and noallow_other",
+		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, workers=, watchdog=, allow_other and noallow_other",
 		arg);
 	return -1;
 }
@@ -138,6 +140,7 @@ static void release_given(struct given *g)
 	free(g->grace);
 	free(g->sync);
 	free(g->workers);
+	free(g->watchdog);
 }
 #define cleanup_given __attribute__((cleanup(release_given)))
 
@@ -220,6 +223,22 @@ static int check_grace(const struct given *g, int64_t *ret)
 	return -EINVAL;
 }
 
+static int check_watchdog(const struct given *g, int64_t *ret)
+{
+	if (!g->watchdog) {
+		*ret = CONFIG_WATCHDOG_SEC;
+		return 0;
+	}
+	if (units_parse_span(g->watchdog, ret) == 0 &&
+	    *ret <= CONFIG_WATCHDOG_MAX_SEC)
+		return 0;
+	snprintf(
+		g->why, g->why_size,
+		"watchdog=%s must be a time of 1 s to 1d, as 30 (seconds) or 5m, or 0 for none",
+		g->watchdog);
+	return -EINVAL;
+}
+
 static int check_sync(const struct given *g, bool *ret)
 {
 	*ret = g->sync && strcmp(g->sync, "strict") == 0;
@@ -245,6 +264,9 @@ static int check(const struct given *g, bool root, struct config *c)
 	if (r < 0)
 		return r;
 	r = check_workers(g, &c->workers);
+	if (r < 0)
+		return r;
+	r = check_watchdog(g, &c->watchdog_sec);
 	if (r < 0)
 		return r;
 	c->allow_other = g->allow_other < 0 ? root : g->allow_other > 0;

@@ -18,12 +18,15 @@
 
 #define CONFIG_WORKERS_MAX 64
 #define CONFIG_GRACE_MAX_SEC (INT64_C(365) * 24 * 3600)
+#define CONFIG_WATCHDOG_SEC 30
+#define CONFIG_WATCHDOG_MAX_SEC (INT64_C(24) * 3600)
 
 struct config {
 	/* As given; NULL means the store's default. Owned. */
 	char *limit, *low, *min_free;
 	/* Checked. */
-	int64_t grace_sec; /* -1: the default */
+	int64_t grace_sec;    /* -1: the default */
+	int64_t watchdog_sec; /* 0: none */
 	bool sync_strict;
 	unsigned workers; /* to begin with, 1..CONFIG_WORKERS_MAX */
 	bool allow_other;

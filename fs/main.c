@@ -31,8 +31,11 @@ static const struct command {
 	  "what removing a package would bring back" },
 	{ "check", cmd_check, "MOUNTPOINT|STORE [--data] [--json]",
 	  "whether all in the store is as it should be" },
+	{ "upgrade", cmd_upgrade, "MOUNTPOINT|STORE",
+	  "let this program go on with a mount, under running builds" },
 	{ "doctor", cmd_doctor, "[STORE [MOUNTPOINT]]",
 	  "what this machine lacks, and what to do" },
+	{ "daemon", cmd_daemon, NULL, NULL }, /* what mount runs */
 };
 
 static void print_help(void)
@@ -41,8 +44,9 @@ static void print_help(void)
 	       "  or:  pipcachefs STORE MOUNTPOINT [-o OPTS]\n\n"
 	       "A directory that pip uses as its cache and that never outgrows its limit.\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		printf("  %s %s\n        %s\n", commands[i].name,
-		       commands[i].arguments, commands[i].summary);
+		if (commands[i].summary)
+			printf("  %s %s\n        %s\n", commands[i].name,
+			       commands[i].arguments, commands[i].summary);
 	printf("\n  --help, --version; COMMAND --help for more.\n"
 	       "Exit status: 0 done, 1 it went wrong, 2 wrong usage.\n");
 }

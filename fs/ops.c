@@ -9,6 +9,7 @@
 #include <fuse_lowlevel.h>
 
 #include "fs/reply.h"
+#include "fs/slot.h"
 #include "store/base.h"
 
 /* A copy_file_range() longer than this is answered short: it holds a worker. */
@@ -40,6 +41,32 @@ static struct store_new new_of(fuse_req_t req, fuse_ino_t parent,
 				   .mode = mode,
 				   .uid = ctx->uid,
 				   .gid = ctx->gid };
+}
+
+/* ---- requests taken over ---- */
+
+/*
+ * Each operation that changes something asks first: if who had the request
+ * before has done it, there is but the answer left. @ret: the result.
+ */
+static bool is_done(int *ret)
+{
+	enum slot_known known = slot_known();
+
+	if (known != SLOT_SETTLED && known != SLOT_DONE)
+		return false;
+	*ret = (int)slot_result();
+	return true;
+}
+
+/* The same where the answer shows an inode: as it is now. */
+static bool is_made(fuse_req_t req, int *ret, struct stat *attr)
+{
+	if (!is_done(ret))
+		return false;
+	if (*ret >= 0)
+		*ret = store_getattr(store_of(req), slot_value(), attr);
+	return true;
 }
 
 /* ---- names ---- */
@@ -101,10 +128,12 @@ static void ops_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr,
 			int to_set, struct fuse_file_info *fi)
 {
 	struct stat now;
-	int r = store_setattr(store_of(req), ino, attr, setattr_mask(to_set),
-			      &now);
+	int r;
 
 	(void)fi;
+	if (!is_made(req, &r, &now))
+		r = store_setattr(store_of(req), ino, attr,
+				  setattr_mask(to_set), &now);
 	reply_attr(req, r, &now);
 }
 
@@ -127,7 +156,8 @@ static void ops_mknod(fuse_req_t req, fuse_ino_t parent, const char *name,
 	int r;
 
 	what.rdev = rdev;
-	r = store_mknod(store_of(req), &what, &attr);
+	if (!is_made(req, &r, &attr))
+		r = store_mknod(store_of(req), &what, &attr);
 	reply_entry(req, r, &attr);
 }
 
@@ -136,8 +166,10 @@ static void ops_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name,
 {
 	struct store_new what = new_of(req, parent, name, mode);
 	struct stat attr;
-	int r = store_mkdir(store_of(req), &what, &attr);
+	int r;
 
+	if (!is_made(req, &r, &attr))
+		r = store_mkdir(store_of(req), &what, &attr);
 	reply_entry(req, r, &attr);
 }
 
@@ -146,8 +178,10 @@ static void ops_symlink(fuse_req_t req, const char *target, fuse_ino_t parent,
 {
 	struct store_new what = new_of(req, parent, name, 0777);
 	struct stat attr;
-	int r = store_symlink(store_of(req), &what, target, &attr);
+	int r;
 
+	if (!is_made(req, &r, &attr))
+		r = store_symlink(store_of(req), &what, target, &attr);
 	reply_entry(req, r, &attr);
 }
 
@@ -155,26 +189,36 @@ static void ops_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent,
 		     const char *name)
 {
 	struct stat attr;
-	int r = store_link(store_of(req), ino, parent, name, &attr);
+	int r;
 
+	if (!is_made(req, &r, &attr))
+		r = store_link(store_of(req), ino, parent, name, &attr);
 	reply_entry(req, r, &attr);
 }
 
 static void ops_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	reply_err(req, store_unlink(store_of(req), parent, name));
+	int r;
+
+	if (!is_done(&r))
+		r = store_unlink(store_of(req), parent, name);
+	reply_err(req, r);
 }
 
 static void ops_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	reply_err(req, store_rmdir(store_of(req), parent, name));
+	int r;
+
+	if (!is_done(&r))
+		r = store_rmdir(store_of(req), parent, name);
+	reply_err(req, r);
 }
 
 static void ops_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 		       fuse_ino_t new_parent, const char *new_name,
 		       unsigned int flags)
 {
-	int store_flags = 0;
+	int store_flags = 0, r;
 
 	if (flags == RENAME_NOREPLACE)
 		store_flags = STORE_RENAME_NOREPLACE;
@@ -184,8 +228,10 @@ static void ops_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 		reply_err(req, -EINVAL);
 		return;
 	}
-	reply_err(req, store_rename(store_of(req), parent, name, new_parent,
-				    new_name, store_flags));
+	if (!is_done(&r))
+		r = store_rename(store_of(req), parent, name, new_parent,
+				 new_name, store_flags);
+	reply_err(req, r);
 }
 
 /* ---- opening and closing ---- */
@@ -216,7 +262,8 @@ static int enter_handle(struct ops *ops, struct store_file *f,
 			struct fuse_file_info *fi)
 {
 	uint64_t fh;
-	int r = handles_add(ops->handles, f, store_file_ino(f), fi->flags, &fh);
+	int r = handles_add(ops->handles, f, store_file_ino(f), fi->flags,
+			    slot_unique(), &fh);
 
 	if (r < 0) {
 		store_file_close(f);
@@ -255,11 +302,32 @@ static int do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	return enter_handle(ops_of(req), f, fi);
 }
 
+/* Has who had the request before opened the file? Then *@ret is the result. */
+static bool is_open(fuse_req_t req, struct fuse_file_info *fi, int *ret)
+{
+	enum slot_known known = slot_known();
+
+	if (known == SLOT_SETTLED) {
+		*ret = (int)slot_result();
+		fi->fh = slot_value();
+	} else if (known == SLOT_NEW ||
+		   handles_opened(ops_of(req)->handles, slot_unique(),
+				  &fi->fh) < 0) {
+		return false;
+	} else {
+		*ret = 0;
+	}
+	fi->keep_cache = 1;
+	return true;
+}
+
 static void ops_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct ops *ops = ops_of(req);
-	int r = do_open(req, ino, fi);
+	int r;
 
+	if (!is_open(req, fi, &r))
+		r = do_open(req, ino, fi);
 	if (r < 0)
 		reply_err(req, r);
 	else if (!reply_open(req, fi))
@@ -273,18 +341,49 @@ static void ops_opendir(fuse_req_t req, fuse_ino_t ino,
 	ops_open(req, ino, fi);
 }
 
+static int do_create(struct ops *ops, const struct store_new *what,
+		     struct fuse_file_info *fi, struct stat *attr)
+{
+	struct store_file *f;
+	int r = store_file_create(ops->store, what, fi->flags, attr, &f);
+
+	return r < 0 ? r : enter_handle(ops, f, fi);
+}
+
+/* What was created by who had the request before is still to be opened. */
+static int open_made(struct ops *ops, uint64_t ino, struct fuse_file_info *fi,
+		     struct stat *attr)
+{
+	struct store_file *f;
+	int r = store_getattr(ops->store, ino, attr);
+
+	if (r >= 0)
+		r = store_file_open(ops->store, ino, fi->flags & ~O_TRUNC, &f);
+	return r < 0 ? r : enter_handle(ops, f, fi);
+}
+
+static int handle_attr(struct ops *ops, uint64_t fh, struct stat *attr)
+{
+	struct store_file *f;
+	int r = handles_get(ops->handles, fh, &f);
+
+	return r < 0 ? r : store_getattr(ops->store, store_file_ino(f), attr);
+}
+
 static void ops_create(fuse_req_t req, fuse_ino_t parent, const char *name,
 		       mode_t mode, struct fuse_file_info *fi)
 {
 	struct ops *ops = ops_of(req);
 	struct store_new what = new_of(req, parent, name, mode);
-	struct store_file *f;
 	struct stat attr;
 	int r;
 
-	r = store_file_create(ops->store, &what, fi->flags, &attr, &f);
-	if (r == 0)
-		r = enter_handle(ops, f, fi);
+	if (is_open(req, fi, &r))
+		r = r < 0 ? r : handle_attr(ops, fi->fh, &attr);
+	else if (slot_known() == SLOT_DONE)
+		r = open_made(ops, slot_value(), fi, &attr);
+	else
+		r = do_create(ops, &what, fi, &attr);
 	if (r < 0)
 		reply_err(req, r);
 	else if (!reply_create(req, &attr, fi))
@@ -319,18 +418,27 @@ static void ops_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	store_read_end(&rd);
 }
 
+static ssize_t do_write(fuse_req_t req, const char *buf, size_t size, off_t off,
+			struct fuse_file_info *fi)
+{
+	struct store_file *f;
+	ssize_t n = file_of(req, fi, &f);
+
+	if (n < 0)
+		return n;
+	n = store_file_write(f, (uint64_t)off, buf, size, fi->writepage);
+	if (n < 0 && fi->writepage)
+		handles_set_bad(ops_of(req)->handles, fi->fh);
+	return n;
+}
+
 static void ops_write(fuse_req_t req, fuse_ino_t ino, const char *buf,
 		      size_t size, off_t off, struct fuse_file_info *fi)
 {
-	struct store_file *f;
-	ssize_t n;
-
 	(void)ino;
-	n = file_of(req, fi, &f);
-	if (n == 0)
-		n = store_file_write(f, (uint64_t)off, buf, size,
-				     fi->writepage);
-	reply_written(req, n);
+	reply_written(req, slot_known() == SLOT_SETTLED
+				   ? slot_result()
+				   : do_write(req, buf, size, off, fi));
 }
 
 static void ops_fsync(fuse_req_t req, fuse_ino_t ino, int datasync,
@@ -350,11 +458,15 @@ static void ops_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
 			  off_t len, struct fuse_file_info *fi)
 {
 	struct store_file *f;
-	int r = file_of(req, fi, &f);
+	int r;
 
 	(void)ino;
-	if (r == 0)
-		r = store_file_fallocate(f, mode, (uint64_t)off, (uint64_t)len);
+	if (!is_done(&r)) {
+		r = file_of(req, fi, &f);
+		if (r == 0)
+			r = store_file_fallocate(f, mode, (uint64_t)off,
+						 (uint64_t)len);
+	}
 	reply_err(req, r);
 }
 
@@ -389,6 +501,10 @@ static void ops_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t off,
 
 	(void)ino;
 	(void)to_ino;
+	if (slot_known() == SLOT_SETTLED) {
+		reply_written(req, slot_result());
+		return;
+	}
 	if (n == 0)
 		n = file_of(req, fi, &from);
 	if (n == 0)

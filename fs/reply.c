@@ -8,6 +8,7 @@
 #include <fuse_lowlevel.h>
 
 #include "fs/log.h"
+#include "fs/slot.h"
 #include "store/base.h"
 
 /* The kernel refuses an answer whose error is this or more. */
@@ -21,23 +22,28 @@ void reply_err(fuse_req_t req, int r)
 		log_write(LOG_ERR, "a request got EIO: the disk refused");
 	if (r == -EBADMSG || r > 0 || r <= -ERROR_END)
 		r = -EIO;
+	slot_settle(r, 0);
 	fuse_reply_err(req, -r);
 }
 
 void reply_written(fuse_req_t req, ssize_t n)
 {
-	if (n < 0)
+	if (n < 0) {
 		reply_err(req, (int)n);
-	else
-		fuse_reply_write(req, (size_t)n);
+		return;
+	}
+	slot_settle(n, 0);
+	fuse_reply_write(req, (size_t)n);
 }
 
 void reply_attr(fuse_req_t req, int r, const struct stat *attr)
 {
-	if (r < 0)
+	if (r < 0) {
 		reply_err(req, r);
-	else
-		fuse_reply_attr(req, attr, REPLY_TIMEOUT_SEC);
+		return;
+	}
+	slot_settle(0, attr->st_ino);
+	fuse_reply_attr(req, attr, REPLY_TIMEOUT_SEC);
 }
 
 /* Inode numbers are never used again, so the generation stays 0. */
@@ -60,6 +66,7 @@ void reply_entry(fuse_req_t req, int r, const struct stat *attr)
 		return;
 	}
 	e = entry_param(attr);
+	slot_settle(0, attr->st_ino);
 	fuse_reply_entry(req, &e);
 }
 
@@ -70,10 +77,12 @@ void reply_no_entry(fuse_req_t req)
 	fuse_reply_entry(req, &none);
 }
 
-/* libfuse says -ENOENT when the request was interrupted meanwhile. */
+/* libfuse says -ENOENT when the request was interrupted meanwhile; or answered,
+ * by who had it before us. */
 bool reply_open(fuse_req_t req, const struct fuse_file_info *fi)
 {
-	return fuse_reply_open(req, fi) != -ENOENT;
+	slot_settle(0, fi->fh);
+	return fuse_reply_open(req, fi) != -ENOENT || slot_known() != SLOT_NEW;
 }
 
 bool reply_create(fuse_req_t req, const struct stat *attr,
@@ -81,7 +90,9 @@ bool reply_create(fuse_req_t req, const struct stat *attr,
 {
 	struct fuse_entry_param e = entry_param(attr);
 
-	return fuse_reply_create(req, &e, fi) != -ENOENT;
+	slot_settle(0, fi->fh);
+	return fuse_reply_create(req, &e, fi) != -ENOENT ||
+	       slot_known() != SLOT_NEW;
 }
 
 /* ---- bytes ---- */

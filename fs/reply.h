@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Results of the store as answers to the kernel. Each function ends
- * the request: @req is gone when it returns.
+ * the request: @req is gone when it returns. What changes something is settled
+ * (slot.h) before it is sent.
  *
  * Threads: any number at once, one per request.
  */
@@ -36,7 +37,8 @@ void reply_written(struct fuse_req *req, ssize_t n);
 /* There is no such name: an answer too, which the kernel keeps. */
 void reply_no_entry(struct fuse_req *req);
 
-/* False: nobody waits for it any more, nor will release what was opened. */
+/* False: nobody waits for it any more, nor will release what was opened; of a
+ * request that was new. */
 bool reply_open(struct fuse_req *req, const struct fuse_file_info *fi);
 bool reply_create(struct fuse_req *req, const struct stat *attr,
 		  const struct fuse_file_info *fi);

@@ -60,6 +60,23 @@ static int set_source(json_t *o, const struct report_source *from)
 		o, "pid", from->pid ? json_integer(from->pid) : json_null());
 }
 
+/* What became of daemons before this one. */
+static int set_past(json_t *o, struct kept *k)
+{
+	const struct number past[] = {
+		{ "daemon_deaths", k ? atomic_load(&k->deaths) : 0 },
+		{ "requests_taken_over", k ? atomic_load(&k->taken_over) : 0 },
+		{ "requests_replayed", k ? atomic_load(&k->replayed) : 0 },
+		{ "requests_given_up", k ? atomic_load(&k->given_up) : 0 },
+	};
+
+	if (json_object_set_new(o, "keeper_pid",
+				k ? json_integer(atomic_load(&k->keeper_pid))
+				  : json_null()) < 0)
+		return -1;
+	return set_numbers(o, past, ARRAY_SIZE(past));
+}
+
 static json_t *used_json(const struct store_status *s)
 {
 	const struct number used[] = {
@@ -143,7 +160,7 @@ json_t *report_json(const struct report_source *from,
 {
 	json_t *o = json_object();
 
-	if (o && (set_source(o, from) < 0 ||
+	if (o && (set_source(o, from) < 0 || set_past(o, from->kept) < 0 ||
 		  set_status(o, status, from->mountpoint != NULL) < 0)) {
 		json_decref(o);
 		return NULL;
@@ -205,6 +222,12 @@ static void print_state(FILE *out, const json_t *o)
 			time_of(o, "since", &t));
 	else
 		fprintf(out, "mounted on  - (not mounted)\n");
+	if (number_of(o, "daemon_deaths"))
+		fprintf(out,
+			"daemon      died %llu times; %llu requests were taken over\n",
+			(unsigned long long)number_of(o, "daemon_deaths"),
+			(unsigned long long)number_of(o,
+						      "requests_taken_over"));
 	fprintf(out, "state       %s%s%s\n", text_of(o, "state", "-"),
 		*reason ? ": " : "", reason);
 }

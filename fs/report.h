@@ -8,6 +8,12 @@
  *   store, mountpoint       paths; mountpoint is null if not mounted
  *   mounted, pid, since     since when (unix seconds) which process serves it;
  *                           pid is null and since 0 if not mounted
+ *   keeper_pid              who starts another one if it dies; null likewise
+ *   daemon_deaths           how often that was necessary for this mount
+ *   requests_taken_over     that a dying daemon had in work, and its successor
+ *   requests_replayed       finished; those of them that only the answer was
+ *   requests_given_up       missing of; and those that were answered with EIO,
+ *                           since too many daemons had died of them
  *   state, reason           "ok", "read-only" or "disk-full", and why
  *   limit_bytes             what du may say of the store at most
  *   low_bytes               where eviction stops
@@ -43,6 +49,7 @@
 
 #include <stdio.h>
 
+#include "fs/kept.h"
 #include "store/store.h"
 
 struct json_t; /* of <jansson.h> */
@@ -51,6 +58,7 @@ struct report_source {
 	const char *store;
 	const char *mountpoint; /* NULL: not mounted */
 	pid_t pid;		/* 0: not mounted */
+	struct kept *kept;	/* borrowed; NULL: not mounted */
 };
 
 /* A new reference; NULL when out of memory. */

@@ -193,6 +193,24 @@ static json_t *perform_listing(const struct request_context *ctx,
 	return r < 0 ? failure(r) : reply;
 }
 
+static json_t *perform_upgrade(const struct request_context *ctx,
+			       const json_t *request)
+{
+	const char *program =
+		json_string_value(json_object_get(request, "program"));
+	char why[WHY_MAX] = "";
+
+	if (!ctx->upgrade)
+		return refusal(
+			"the store is not mounted: the next mount takes the new program");
+	if (!program || *program != '/')
+		return refusal(
+			"which program? its path must begin with a slash");
+	if (ctx->upgrade(ctx->arg, program, why, sizeof(why)) < 0)
+		return refusal(why);
+	return json_pack("{s:b}", "ok", 1);
+}
+
 json_t *request_perform(const struct request_context *ctx,
 			const json_t *request)
 {
@@ -209,6 +227,8 @@ json_t *request_perform(const struct request_context *ctx,
 		return perform_prune(ctx, request);
 	if (strcmp(command, "sync") == 0)
 		return perform_sync(ctx);
+	if (strcmp(command, "upgrade") == 0)
+		return perform_upgrade(ctx, request);
 	if (strcmp(command, "check") == 0)
 		return perform_check(ctx, request);
 	if (strcmp(command, "list") == 0)

@@ -9,9 +9,10 @@
  *    "all": false, "dry_run": true}          each may be missing; with none of
  *                                            the first three: to the low mark
  *   {"command": "sync"}
+ *   {"command": "upgrade", "program": "/usr/bin/pipcachefs"}   on a mount only
  *   {"command": "check", "data": true, "seconds": 1, "stage": 0, "at": 0}
  *                                            each may be missing
- * *   {"command": "list"}, {"command": "packages"}          see listing.h
+ *   {"command": "list"}, {"command": "packages"}          see listing.h
  *
  *   {"ok": true, "status": {...}}                         see report.h
  *   {"ok": true, "limit_bytes": N, "excess_bytes": N, "units": N, "bytes": N}
@@ -40,6 +41,11 @@
 struct request_context {
 	struct store *store; /* borrowed */
 	struct report_source source;
+	/* Have another program take over: 0, or a negative errno and @why. NULL:
+	 * nothing is mounted. */
+	int (*upgrade)(void *arg, const char *program, char *why,
+		       size_t why_size);
+	void *arg;
 };
 
 /* A new reference: the reply. NULL when out of memory. */

@@ -2,7 +2,11 @@
 #include "fs/serve.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -11,6 +15,7 @@
 
 #include "fs/attach.h"
 #include "fs/control.h"
+#include "fs/link.h"
 #include "fs/log.h"
 #include "fs/mounts.h"
 #include "fs/request.h"
@@ -21,6 +26,8 @@
 #define SERVE_END_MSEC 2000
 /* libfuse cannot ask for more than the kernel's default of 128. */
 #define SERVE_READ_AHEAD_KB 4096
+/* How often the keeper is told that all is well. */
+#define SERVE_BEAT_MSEC 1000
 
 _Static_assert(CONFIG_WORKERS_MAX <= SESSION_WORKERS_MAX,
 	       "a session takes as many workers as may be asked for");
@@ -32,7 +39,8 @@ struct serving {
 	struct request_context context;
 	struct control *control;
 	struct session *session;
-	dev_t dev; /* of the mount, 0 while there is none */
+	dev_t dev;  /* of the mount, 0 while there is none */
+	bool alone; /* the keeper is gone, and it has been said */
 };
 
 static void on_report(void *arg, int priority, const char *text)
@@ -53,7 +61,14 @@ static void prepare_process(void)
 	}
 }
 
-static int open_store(struct serving *d, char *why, size_t why_size)
+static bool goes_on(const struct serving *d)
+{
+	return d->sv->device >= 0;
+}
+
+/* @files: what is open already, of a mount that goes on. */
+static int open_store(struct serving *d, struct store_resume *files, size_t n,
+		      char *why, size_t why_size)
 {
 	const struct config *c = d->sv->config;
 	const struct store_config config = {
@@ -68,9 +83,62 @@ static int open_store(struct serving *d, char *why, size_t why_size)
 		.root_gid = getegid(),
 		.report = on_report,
 		.owner_note = d->sv->mountpoint,
+		.witness = d->sv->kept->witness,
+		.resume = goes_on(d),
+		.lock_fd = goes_on(d) ? d->sv->lock : 0,
+		.files = files,
+		.n_files = n,
 	};
 
 	return store_open(&config, &d->ops.store, why, why_size);
+}
+
+static int resume_store(struct serving *d, char *why, size_t why_size)
+{
+	cleanup_free struct store_resume *files = NULL;
+	size_t n = 0;
+	int r;
+
+	d->ops.handles = handles_new(d->sv->kept);
+	r = d->ops.handles ? handles_list(d->ops.handles, &files, &n) : -ENOMEM;
+	if (r < 0) {
+		snprintf(why, why_size, "out of memory");
+		return r;
+	}
+	r = open_store(d, files, n, why, why_size);
+	if (r < 0)
+		return r;
+	r = handles_resume(d->ops.handles, files, n);
+	if (r < 0)
+		snprintf(why, why_size, "out of memory");
+	return r;
+}
+
+/* Read now, while the path means what the caller means. */
+static int upgrade_to(void *arg, const char *program, char *why,
+		      size_t why_size)
+{
+	const struct serving *d = arg;
+	cleanup_close int fd = open(program, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	int r = 0;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		r = -errno;
+	else if (!S_ISREG(st.st_mode) || !(st.st_mode & 0111))
+		r = -EACCES;
+	if (r == 0)
+		r = link_send(d->sv->keeper, LINK_UPGRADE, fd, NULL);
+	if (r == -EPIPE || r == -ECONNRESET)
+		snprintf(
+			why, why_size,
+			"the keeper of this mount is gone: unmount, and mount with the new program");
+	else if (r < 0)
+		snprintf(why, why_size, "starting %s: %s", program,
+			 strerror(-r));
+	if (r == 0)
+		(void)kill(getpid(), SIGUSR2);
+	return r;
 }
 
 static struct json_t *on_request(void *arg, const struct json_t *request)
@@ -87,7 +155,10 @@ static int start_control(struct serving *d, char *why, size_t why_size)
 		.store = d->ops.store,
 		.source = { .store = d->sv->store,
 			    .mountpoint = d->sv->mountpoint,
-			    .pid = getpid() },
+			    .pid = getpid(),
+			    .kept = d->sv->kept },
+		.upgrade = upgrade_to,
+		.arg = d,
 	};
 	r = control_start(d->sv->store, on_request, &d->context, &d->control);
 	if (r < 0)
@@ -128,21 +199,34 @@ static void raise_read_ahead(dev_t dev)
 	(void)fclose(f);
 }
 
+/* The keeper mounts, and keeps the connection. */
+static int have_mounted(const struct serving *d, char *why, size_t why_size)
+{
+	struct link_message m = { .type = LINK_NONE, .fd = -1 };
+	int r = link_send(d->sv->keeper, LINK_STORE,
+			  store_lock_fd(d->ops.store), NULL);
+
+	if (r == 0)
+		r = link_receive(d->sv->keeper, &m);
+	if (r == 0 && m.type == LINK_DEVICE && m.fd >= 0)
+		return m.fd;
+	base_closep(&m.fd);
+	snprintf(why, why_size, "%s",
+		 m.type == LINK_FAILED ? m.text : "the keeper is gone");
+	return r < 0 ? r : -EIO;
+}
+
 static int start_session(struct serving *d, char *why, size_t why_size)
 {
-	const struct attach attach = {
-		.source = d->sv->store,
-		.mountpoint = d->sv->mountpoint,
-		.flags = d->sv->config->mount_flags,
-		.allow_other = d->sv->config->allow_other,
-	};
-	int fd, r;
+	int fd = d->sv->device, r;
 
-	fd = attach_mount(&attach, why, why_size);
+	if (fd < 0)
+		fd = have_mounted(d, why, why_size);
 	if (fd < 0)
 		return fd;
 	d->dev = device_of(d->sv);
-	r = session_start(fd, &d->ops, d->sv->config->workers, &d->session);
+	r = session_start(fd, d->sv->kept, &d->ops, d->sv->config->workers,
+			  &d->session);
 	if (r < 0) {
 		snprintf(why, why_size, "starting the workers for %s: %s",
 			 d->sv->mountpoint, strerror(-r));
@@ -154,20 +238,11 @@ static int start_session(struct serving *d, char *why, size_t why_size)
 
 static int start(struct serving *d, char *why, size_t why_size)
 {
-	int r;
+	int r = resume_store(d, why, why_size);
 
-	r = open_store(d, why, why_size);
-	if (r < 0)
-		return r;
-	d->ops.handles = handles_new();
-	if (!d->ops.handles) {
-		snprintf(why, why_size, "out of memory");
-		return -ENOMEM;
-	}
-	r = start_control(d, why, why_size);
-	if (r < 0)
-		return r;
-	return start_session(d, why, why_size);
+	if (r >= 0)
+		r = start_control(d, why, why_size);
+	return r < 0 ? r : start_session(d, why, why_size);
 }
 
 /* Take the mount away if it is still there. */
@@ -205,11 +280,46 @@ static const char *signal_name(int sig)
 	return name ? name : "?";
 }
 
+/* One that is stopped, or whose locks nobody gives back, does not come here. */
+static void show_life(struct serving *d)
+{
+	struct pollfd p = { .fd = d->sv->keeper, .events = POLLRDHUP };
+
+	store_alive(d->ops.store);
+	atomic_fetch_add(&d->sv->kept->beat, 1);
+	if (d->alone || poll(&p, 1, 0) != 1)
+		return;
+	d->alone = true;
+	log_write(
+		LOG_WARNING,
+		"the keeper of %s is gone: if this process dies too, the mount is lost",
+		d->sv->mountpoint);
+}
+
+/* Requests that come now wait in the kernel for who goes on. */
+static int hand_over(struct serving *d)
+{
+	int r;
+
+	log_write(LOG_INFO, "%s: another program goes on", d->sv->mountpoint);
+	control_stop(d->control);
+	session_pause(d->session);
+	r = store_sync(d->ops.store);
+	if (r < 0)
+		log_write(LOG_WARNING, "saving %s: %s", d->sv->store,
+			  strerror(-r));
+	return SERVE_HANDOVER;
+}
+
 /* Until it is unmounted or told to end; then it no longer serves. */
 static int serve(struct serving *d)
 {
-	int r = session_wait(d->session, -1);
+	int r;
 
+	while ((r = session_wait(d->session, SERVE_BEAT_MSEC)) == -ETIMEDOUT)
+		show_life(d);
+	if (r == SIGUSR2)
+		return hand_over(d);
 	if (r > 0) {
 		log_write(LOG_INFO, "SIG%s: unmounting %s", signal_name(r),
 			  d->sv->mountpoint);
@@ -232,15 +342,25 @@ int serve_run(const struct serve *sv, char *why, size_t why_size)
 
 	prepare_process();
 	r = start(&d, why, why_size);
+	if (r < 0 && goes_on(&d))
+		return r; /* what is open stays so for who tries again */
 	if (r < 0) {
 		stop(&d);
 		return r;
 	}
+	(void)link_send(sv->keeper, LINK_READY, -1, NULL);
 	if (sv->ready)
 		sv->ready(sv->arg);
-	log_write(LOG_INFO, "%s is mounted on %s", sv->store, sv->mountpoint);
+	if (goes_on(&d))
+		log_write(LOG_INFO, "%s goes on on %s", sv->store,
+			  sv->mountpoint);
+	else
+		log_write(LOG_INFO, "%s is mounted on %s", sv->store,
+			  sv->mountpoint);
 
 	r = serve(&d);
+	if (r == SERVE_HANDOVER)
+		return r;
 	closed = stop(&d);
 	if (closed < 0)
 		log_write(

@@ -14,13 +14,13 @@
 #include <unistd.h>
 
 #include <fuse_lowlevel.h>
+#include <linux/fuse.h>
 
 #include "fs/log.h"
 #include "fs/reply.h"
+#include "fs/slot.h"
 #include "store/base.h"
 
-/* A request is its header and at most REPLY_IO_MAX bytes. */
-#define SESSION_BUF_BYTES (REPLY_IO_MAX + 4096)
 /* Reads ahead that the kernel keeps under way; its default is 12. */
 #define SESSION_BACKGROUND 64
 /* Gets a worker out of read(2). */
@@ -30,21 +30,28 @@
 struct worker {
 	struct session *session;
 	pthread_t thread;
-	void *buf; /* owned; holds the request in work */
+	struct slot slot; /* with the request in work */
 	atomic_bool ended;
 };
 
 struct session {
 	struct fuse_session *fuse; /* owned; it owns fd */
+	struct kept *kept;	   /* borrowed */
+	struct ops *ops;	   /* borrowed */
 	int fd;
 	int signals;	       /* owned, a signalfd */
 	int ended;	       /* owned, an eventfd: how many workers ended */
 	atomic_bool stop;      /* take no more requests */
 	atomic_bool broken;    /* the connection failed, it was not unmounted */
 	struct worker *worker; /* owned, SESSION_WORKERS_MAX of them */
-	pthread_mutex_t lock;  /* guards n and idle until stop is set */
-	unsigned n;	       /* workers that were started */
-	unsigned idle;	       /* of those, that have no request in work */
+	pthread_mutex_t
+		lock;  /* guards n and idle until stop is set, the gate */
+	unsigned n;    /* workers that were started */
+	unsigned idle; /* of those, that have no request in work */
+	/* Nobody reads a request before all are finished that were found. */
+	pthread_cond_t moved; /* the gate, or who waits at it */
+	unsigned waiting;     /* at the gate */
+	bool open;
 };
 
 /* ---- signals ---- */
@@ -55,6 +62,7 @@ static void end_signals(sigset_t *set)
 	sigaddset(set, SIGTERM);
 	sigaddset(set, SIGINT);
 	sigaddset(set, SIGHUP);
+	sigaddset(set, SIGUSR2);
 }
 
 static void on_wake(int sig)
@@ -155,50 +163,154 @@ static int open_fuse(int fd, struct ops *ops, struct fuse_session **ret)
 	return 0;
 }
 
-/* ---- workers ---- */
+/* ---- requests ---- */
 
 /*
- * Wait for a request and read it into @buf, of SESSION_BUF_BYTES.
+ * Wait for a request and read it into the slot, which is empty.
  * Returns: its bytes; 0 nothing yet, try again; -ENODEV unmounted; ...
  */
-static ssize_t take_request(const struct session *s, void *buf)
+static ssize_t take_request(const struct session *s, struct slot *slot)
 {
-	ssize_t n = read(s->fd, buf, SESSION_BUF_BYTES);
+	ssize_t n = read(s->fd, slot->request, KEPT_REQUEST_BYTES);
 
 	if (n > 0)
 		return n;
+	slot_clear(slot);
 	/* ENOENT: the request was interrupted before it could be read. */
 	if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
 		return 0;
 	return n < 0 ? -errno : -ENODEV;
 }
 
-static void process_request(struct session *s, void *buf, ssize_t n)
+/* What the slot holds, or a copy of it. */
+static void process_request(struct session *s, struct slot *slot, void *mem,
+			    size_t bytes)
 {
-	struct fuse_buf request = { .mem = buf, .size = (size_t)n };
+	struct fuse_buf request = { .mem = mem, .size = bytes };
 
+	slot_enter(slot);
+	store_request_begin(slot->number, slot_unique());
 	fuse_session_process_buf(s->fuse, &request);
+	store_request_end();
+	slot_leave();
+}
+
+/* ---- the first request ---- */
+
+/* Keep the INIT for those who come after us, and empty the slot. */
+static int keep_init(struct session *s, struct slot *slot)
+{
+	struct slot_request q = slot_look(slot);
+
+	if (q.opcode != FUSE_INIT || q.bytes > KEPT_INIT_MAX)
+		return -EPROTO;
+	memcpy(s->kept->init, slot->request, q.bytes);
+	atomic_thread_fence(memory_order_seq_cst);
+	s->kept->init_bytes = q.bytes;
+	slot_clear(slot);
+	return 0;
+}
+
+static int receive_init(struct session *s, struct slot *slot)
+{
+	ssize_t n = slot_look(slot).bytes;
+
+	while (n == 0)
+		n = take_request(s, slot);
+	return n < 0 ? (int)n : keep_init(s, slot);
 }
 
 /*
  * The first request of a connection negotiates it. None of the others may be
- * looked at before, so there are no workers yet.
+ * looked at before, so there are no workers yet. If somebody has answered it
+ * before us, it tells libfuse what was agreed on, and the kernel refuses the
+ * answer.
  */
 static int negotiate(struct session *s)
 {
-	cleanup_free void *buf = malloc(SESSION_BUF_BYTES);
-	ssize_t n;
+	uint8_t init[KEPT_INIT_MAX];
+	struct slot slot;
+	int r = slot_open(s->kept, 0, &slot);
 
-	if (!buf)
-		return -ENOMEM;
-	do
-		n = take_request(s, buf);
-	while (n == 0);
-	if (n < 0)
-		return (int)n;
-	process_request(s, buf, n);
+	if (r == 0 && !s->kept->init_bytes)
+		r = receive_init(s, &slot);
+	if (r < 0)
+		return r;
+	if (s->kept->init_bytes > KEPT_INIT_MAX)
+		return -EPROTO;
+	memcpy(init, s->kept->init, s->kept->init_bytes);
+	process_request(s, &slot, init, s->kept->init_bytes);
 	return fuse_session_exited(s->fuse) ? -EPROTO : 0;
 }
+
+/* ---- requests that a killed daemon had in work ---- */
+
+/* Not by way of libfuse, which knows the request only by doing it. */
+static void refuse_request(const struct session *s, uint64_t unique)
+{
+	struct fuse_out_header out = { .len = sizeof(out),
+				       .error = -EIO,
+				       .unique = unique };
+
+	log_write(LOG_ERR,
+		  "a request that %d daemons have died of is answered with EIO",
+		  SLOT_TRIES_MAX);
+	if (write(s->fd, &out, sizeof(out)) < 0 && errno != ENOENT)
+		log_write(LOG_ERR, "answering it: %s", strerror(errno));
+}
+
+static bool is_release(const struct slot_request *q)
+{
+	return q->opcode == FUSE_RELEASE || q->opcode == FUSE_RELEASEDIR;
+}
+
+/* What is known of it? -errno: the store cannot tell. */
+static int recall(struct session *s, struct slot *slot, uint64_t unique)
+{
+	int r;
+
+	slot->known = SLOT_AGAIN;
+	if (atomic_load(&slot->kept->settled) == unique) {
+		slot->known = SLOT_SETTLED;
+		slot->result = slot->kept->result;
+		slot->value = slot->kept->value;
+		return 0;
+	}
+	r = store_request_done(s->ops->store, slot->number, unique,
+			       &slot->value);
+	if (r <= 0)
+		return r;
+	slot->known = SLOT_DONE;
+	slot->result = 0;
+	atomic_fetch_add(&s->kept->replayed, 1);
+	return 0;
+}
+
+static void finish_request(struct session *s, struct slot *slot)
+{
+	struct slot_request q = slot_look(slot);
+	int r;
+
+	/* Interrupts end nothing here, and want no answer. */
+	if (!q.bytes || !q.unique || q.opcode == FUSE_INIT ||
+	    q.opcode == FUSE_INTERRUPT) {
+		slot_clear(slot);
+		return;
+	}
+	atomic_fetch_add(&s->kept->taken_over, 1);
+	r = slot->kept->tries++ < SLOT_TRIES_MAX ? recall(s, slot, q.unique)
+						 : -EIO;
+	if (r < 0) {
+		refuse_request(s, q.unique);
+		atomic_fetch_add(&s->kept->given_up, 1);
+	} else {
+		process_request(s, slot, slot->request, q.bytes);
+	}
+	slot_clear(slot);
+	atomic_fetch_add(&s->kept->answered, 1);
+}
+
+/* ---- workers ---- */
 
 static void add_worker(struct session *s);
 
@@ -220,19 +332,49 @@ static void end_work(struct session *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Until all requests that were found are finished. */
+static void pass_gate(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->waiting++;
+	pthread_cond_broadcast(&s->moved);
+	while (!s->open)
+		pthread_cond_wait(&s->moved, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* All workers have finished theirs; the releases are left. */
+static void open_gate(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->waiting < s->n)
+		pthread_cond_wait(&s->moved, &s->lock);
+	for (unsigned i = 0; i < s->n; i++)
+		finish_request(s, &s->worker[i].slot);
+	s->open = true;
+	pthread_cond_broadcast(&s->moved);
+	pthread_mutex_unlock(&s->lock);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	struct session *s = w->session;
+	struct slot_request found = slot_look(&w->slot);
 	uint64_t one = 1;
 	ssize_t n = 0;
 
+	if (!is_release(&found))
+		finish_request(s, &w->slot);
+	pass_gate(s);
 	while (n >= 0 && !atomic_load(&s->stop)) {
-		n = take_request(s, w->buf);
+		n = take_request(s, &w->slot);
 		if (n <= 0)
 			continue;
 		begin_work(s);
-		process_request(s, w->buf, n);
+		process_request(s, &w->slot, w->slot.request, (size_t)n);
+		slot_clear(&w->slot);
+		atomic_fetch_add(&s->kept->answered, 1);
 		end_work(s);
 	}
 	if (n < 0 && n != -ENODEV && !atomic_exchange(&s->broken, true))
@@ -252,14 +394,12 @@ static int start_worker(struct session *s)
 	int r;
 
 	w->session = s;
-	w->buf = malloc(SESSION_BUF_BYTES);
-	if (!w->buf)
-		return -ENOMEM;
+	r = slot_open(s->kept, s->n, &w->slot);
+	if (r < 0)
+		return r;
 	r = pthread_create(&w->thread, NULL, worker_main, w);
-	if (r) {
-		free(steal_ptr(w->buf));
+	if (r)
 		return -r;
-	}
 	s->n++;
 	s->idle++;
 	return 0;
@@ -281,7 +421,19 @@ static void join_worker(struct worker *w)
 		usleep(SESSION_WAKE_INTERVAL_USEC);
 	}
 	pthread_join(w->thread, NULL);
-	free(w->buf);
+}
+
+/* So many that each slot with a request in it has its worker. */
+static unsigned workers_wanted(const struct session *s, unsigned n)
+{
+	struct slot slot = { .number = 0 };
+
+	for (unsigned i = n; i < SESSION_WORKERS_MAX; i++) {
+		slot.request = kept_request(s->kept, i);
+		if (slot_look(&slot).bytes)
+			n = i + 1;
+	}
+	return n;
 }
 
 static int start_workers(struct session *s, unsigned n)
@@ -291,28 +443,33 @@ static int start_workers(struct session *s, unsigned n)
 	s->worker = calloc(SESSION_WORKERS_MAX, sizeof(*s->worker));
 	if (!s->worker)
 		return -ENOMEM;
+	n = workers_wanted(s, n);
 	/* Those that run already may add others. */
 	pthread_mutex_lock(&s->lock);
 	while (s->n < n && r == 0)
 		r = start_worker(s);
 	pthread_mutex_unlock(&s->lock);
+	if (r == 0)
+		open_gate(s);
 	return r;
 }
 
 /* No more of them from here on: s->n stays. */
-static void stop_workers(struct session *s)
+void session_pause(struct session *s)
 {
 	pthread_mutex_lock(&s->lock);
 	atomic_store(&s->stop, true);
+	s->open = true;
+	pthread_cond_broadcast(&s->moved);
 	pthread_mutex_unlock(&s->lock);
 	for (unsigned i = 0; i < s->n; i++)
 		join_worker(&s->worker[i]);
-	free(s->worker);
+	s->n = 0;
 }
 
 /* ---- the session ---- */
 
-int session_start(int fd, struct ops *ops, unsigned workers,
+int session_start(int fd, struct kept *kept, struct ops *ops, unsigned workers,
 		  struct session **ret)
 {
 	cleanup_close int owned = fd;
@@ -323,7 +480,10 @@ int session_start(int fd, struct ops *ops, unsigned workers,
 	if (!s)
 		return -ENOMEM;
 	s->fd = fd;
+	s->kept = kept;
+	s->ops = ops;
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->moved, NULL);
 	end_signals(&set);
 	s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	s->ended = eventfd(0, EFD_CLOEXEC);
@@ -371,13 +531,15 @@ void session_stop(struct session *s)
 {
 	if (!s)
 		return;
-	stop_workers(s);
+	session_pause(s);
+	free(s->worker);
 	if (s->fuse)
 		fuse_session_destroy(s->fuse);
 	if (s->ended >= 0)
 		close(s->ended);
 	if (s->signals >= 0)
 		close(s->signals);
+	pthread_cond_destroy(&s->moved);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }

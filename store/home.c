@@ -58,15 +58,13 @@ static ssize_t home_read_text(int dir_fd, const char *name,
 	return n;
 }
 
+/* Never empty in between, for those who read it meanwhile. */
 static int home_write_text(int fd, const char *text)
 {
 	size_t len = strlen(text);
-	ssize_t n;
+	ssize_t n = pwrite(fd, text, len, 0);
 
-	if (ftruncate(fd, 0) < 0)
-		return -errno;
-	n = pwrite(fd, text, len, 0);
-	if (n < 0)
+	if (n < 0 || ftruncate(fd, n) < 0)
 		return -errno;
 	return (size_t)n == len ? 0 : -ENOSPC; /* the disk became full */
 }
@@ -179,6 +177,15 @@ static int home_take_lock(struct home *h, const char *path, char *why,
 	bool ending;
 	pid_t pid;
 
+	h->lock_fd =
+		openat(h->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (h->lock_fd < 0) {
+		int r = -errno;
+
+		snprintf(why, why_size, "opening %s/lock: %s", path,
+			 strerror(-r));
+		return r;
+	}
 	for (int ms = 0;; ms += HOME_POLL_MS) {
 		if (!flock(h->lock_fd, LOCK_EX | LOCK_NB))
 			return 0;
@@ -198,6 +205,21 @@ static int home_take_lock(struct home *h, const char *path, char *why,
 		path, (int)pid,
 		ending ? ", which has not ended within 10 seconds" : "");
 	return -EBUSY;
+}
+
+/* Is what the caller brought the lock of this store? */
+static int home_check_lock(const struct home *h, const char *path, char *why,
+			   size_t why_size)
+{
+	struct stat brought, ours;
+
+	if (fstat(h->lock_fd, &brought) == 0 &&
+	    fstatat(h->dir_fd, "lock", &ours, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    brought.st_dev == ours.st_dev && brought.st_ino == ours.st_ino)
+		return 0;
+	snprintf(why, why_size, "%s/lock is not the file that was locked",
+		 path);
+	return -EINVAL;
 }
 
 static int home_write_lock(struct home *h, const char *state, const char *note)
@@ -270,15 +292,8 @@ static int home_open_at(struct home *h, const char *path, bool create,
 	fresh = r == -ENOENT && create;
 	if (r < 0 && !fresh)
 		return r;
-	h->lock_fd =
-		openat(h->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (h->lock_fd < 0) {
-		r = -errno;
-		snprintf(why, why_size, "opening %s/lock: %s", path,
-			 strerror(-r));
-		return r;
-	}
-	r = home_take_lock(h, path, why, why_size);
+	r = h->lock_fd >= 0 ? home_check_lock(h, path, why, why_size)
+			    : home_take_lock(h, path, why, why_size);
 	if (r < 0)
 		return r;
 	r = home_fill(h, fresh, note);

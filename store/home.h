@@ -36,7 +36,8 @@ struct home {
 	}
 
 /*
- * Open the directory, take its lock, make what is missing.
+ * Open the directory, take its lock, make what is missing. h->lock_fd is -1, or
+ * the lock of a process that was killed, which somebody has held since.
  * @create:  an absent or empty directory becomes a store.
  * @note:    written to the lock file behind the pid, may be NULL.
  * @why:     on failure, one line that names path and reason.

@@ -4,11 +4,20 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "store/home.h"
+#include "store/parts.h"
 #include "store/recover.h"
-#include "store/store.h"
 
 #define LOOK_REASON_MAX 256
+
+void store_ending(struct store *st)
+{
+	home_ending(&st->home, st->note);
+}
+
+int store_lock_fd(const struct store *st)
+{
+	return st->home.lock_fd;
+}
 
 int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
 {

@@ -562,6 +562,8 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 		return -ENOMEM;
 	}
 	st->home = (struct home)HOME_INIT;
+	if (cfg->lock_fd > 0)
+		st->home.lock_fd = cfg->lock_fd;
 	st->sync_strict = cfg->sync_strict;
 	st->resume = cfg->resume;
 	st->witness = cfg->witness;
@@ -583,11 +585,6 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	}
 	*ret = st;
 	return 0;
-}
-
-void store_ending(struct store *st)
-{
-	home_ending(&st->home, st->note);
 }
 
 int store_close(struct store *st)

@@ -101,6 +101,9 @@ struct store_config {
 	 * open. A store that is not as the last process left it is -ESTALE.
 	 */
 	bool resume;
+	/* The store's lock, held since the last process took it: taken over.
+	 * 0: there is none. */
+	int lock_fd;
 	struct store_resume *files; /* borrowed during store_open() only */
 	size_t n_files;
 };
@@ -129,6 +132,10 @@ int store_check_limits(const char *path, const struct store_limits *limits,
 /* Stop everything: sums what waits, last checkpoint, marks clean. The store
  * is closed whatever it returns. */
 int store_close(struct store *st);
+
+/* The lock: while anybody has a duplicate of it open, nobody else can open the
+ * store, and its file system stays mounted. */
+int store_lock_fd(const struct store *st);
 
 /* From now on the lock file tells others that this process is ending. */
 void store_ending(struct store *st);

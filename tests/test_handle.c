@@ -13,6 +13,7 @@
 #define MANY 1000
 
 static struct handles *table;
+static struct kept *kept;
 /* The table only keeps pointers: these stand for open files. */
 static char files[MANY];
 
@@ -25,8 +26,20 @@ static uint64_t add(size_t i)
 {
 	uint64_t fh;
 
-	ck_assert_int_eq(handles_add(table, file(i), i, O_RDONLY, &fh), 0);
+	ck_assert_int_eq(handles_add(table, file(i), i, O_RDONLY, i + 100, &fh),
+			 0);
 	return fh;
+}
+
+static struct kept *new_kept(void)
+{
+	struct kept *k = NULL;
+	int fd = kept_create();
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(kept_map(fd, &k), 0);
+	close(fd);
+	return k;
 }
 
 static void expect(uint64_t fh, size_t i)
@@ -56,7 +69,8 @@ static void take(uint64_t fh, size_t i)
 
 static void set_up(void)
 {
-	table = handles_new();
+	kept = new_kept();
+	table = handles_new(kept);
 	ck_assert_ptr_nonnull(table);
 }
 
@@ -150,13 +164,78 @@ START_TEST(a_full_table_says_so)
 	uint64_t fh;
 	int r = 0;
 
-	for (uint32_t i = 0; i < HANDLE_ROWS_MAX && r == 0; i++)
-		r = handles_add(table, file(0), 1, 0, &fh);
+	for (uint32_t i = 0; i < KEPT_ROWS && r == 0; i++)
+		r = handles_add(table, file(0), 1, 0, 1, &fh);
 	ck_assert_int_eq(r, 0);
-	ck_assert_int_eq(handles_add(table, file(0), 1, 0, &fh), -ENFILE);
+	ck_assert_int_eq(handles_add(table, file(0), 1, 0, 1, &fh), -ENFILE);
 	/* The rows were never used before: all of the first generation. */
-	for (uint32_t i = 0; i < HANDLE_ROWS_MAX; i++)
+	for (uint32_t i = 0; i < KEPT_ROWS; i++)
 		take(UINT64_C(1) << 32 | i, 0);
+}
+END_TEST
+
+/* As if the process had been killed: the rows are all that is left. */
+static void restart(struct store_resume **ret, size_t *ret_n)
+{
+	table = handles_new(kept);
+	ck_assert_ptr_nonnull(table);
+	ck_assert_int_eq(handles_list(table, ret, ret_n), 0);
+}
+
+START_TEST(another_process_finds_what_was_open)
+{
+	struct store_resume *list;
+	uint64_t fh[MANY], found;
+	size_t n;
+
+	for (size_t i = 0; i < MANY; i++)
+		fh[i] = add(i);
+	for (size_t i = 0; i < MANY; i += 3)
+		take(fh[i], i);
+	handles_set_bad(table, fh[4]);
+	restart(&list, &n);
+	ck_assert_uint_eq(n, MANY - (MANY + 2) / 3);
+	for (size_t i = 0; i < n; i++) {
+		ck_assert_uint_ne(list[i].ino % 3, 0);
+		ck_assert_int_eq(list[i].bad, list[i].ino == 4);
+		/* One has gone meanwhile. */
+		if (list[i].ino != 7)
+			list[i].file = file(list[i].ino);
+	}
+	ck_assert_int_eq(handles_resume(table, list, n), 0);
+	free(list);
+	ck_assert_int_eq(handles_opened(table, 100 + 5, &found), 0);
+	ck_assert_uint_eq(found, fh[5]);
+	ck_assert_int_eq(handles_opened(table, 100 + 6, &found), -ENOENT);
+	expect_none(fh[7]);
+	for (size_t i = 0; i < MANY; i++) {
+		if (i % 3 == 0 || i == 7)
+			expect_none(fh[i]);
+		else
+			take(fh[i], i);
+	}
+	/* Whatever row comes next, an old fh does not find it. */
+	found = add(0);
+	expect_none(fh[0]);
+	take(found, 0);
+}
+END_TEST
+
+START_TEST(memory_of_another_layout_is_refused)
+{
+	struct kept *k;
+	int fd = kept_create();
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(kept_map(fd, &k), 0);
+	k->layout++;
+	ck_assert_int_eq(kept_map(fd, &k), -EPROTO);
+	k->layout--;
+	ck_assert_int_eq(kept_map(fd, &k), 0);
+	k->magic[0]++;
+	ck_assert_int_eq(kept_map(fd, &k), -EPROTO);
+	close(fd);
+	ck_assert_int_eq(kept_map(fd, &k), -EBADF);
 }
 END_TEST
 
@@ -167,7 +246,7 @@ START_TEST(freeing_the_table_closes_what_is_open)
 	struct store_config config = { .path = dir.path,
 				       .flags = STORE_OPEN_CREATE,
 				       .limits = { .grace_sec = -1 } };
-	struct handles *real = handles_new();
+	struct handles *real = handles_new(new_kept());
 	struct store_status status;
 	struct store_file *f;
 	struct store *store;
@@ -178,7 +257,7 @@ START_TEST(freeing_the_table_closes_what_is_open)
 	ck_assert_int_eq(store_file_open(store, STORE_ROOT_INO,
 					 O_RDONLY | O_DIRECTORY, &f),
 			 0);
-	ck_assert_int_eq(handles_add(real, f, STORE_ROOT_INO, 0, &fh), 0);
+	ck_assert_int_eq(handles_add(real, f, STORE_ROOT_INO, 0, 1, &fh), 0);
 	handles_free(real);
 	ck_assert_int_eq(store_status(store, &status), 0);
 	ck_assert_uint_eq(status.open_files, 0);
@@ -202,6 +281,8 @@ int main(void)
 	tcase_add_test(tc, an_fh_never_given_out_is_refused);
 	tcase_add_test(tc, threads_do_not_mix_up_their_files);
 	tcase_add_test(tc, a_full_table_says_so);
+	tcase_add_test(tc, another_process_finds_what_was_open);
+	tcase_add_test(tc, memory_of_another_layout_is_refused);
 	tcase_add_test(tc, freeing_the_table_closes_what_is_open);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);

@@ -16,7 +16,7 @@ import pytest
 BAD_LINES = re.compile(r"^pipcachefs: (error|warning): |^<[0-4]>|Sanitizer"
                        r"|runtime error:|[Aa]ssertion|stack smashing")
 # A test that hangs in the mount is ended by aborting its FUSE connection.
-HANG_SECONDS = 300
+HANG_SECONDS = 7200 if os.environ.get("PIPCACHEFS_LONG") else 300
 
 
 def binary():
@@ -67,6 +67,7 @@ class Store:
         self.opts = ""
         self.process = None
         self.expected = []
+        self.environ = {}  # of the keeper and its daemons, besides ours
         self.hung = False
         self.log_file = logs / "daemon.log"
         mnt.mkdir(parents=True, exist_ok=True)
@@ -112,9 +113,10 @@ class Store:
         if daemon:
             self.do(*args)
             return self
+        environ = {**self._environment(), **self.environ}
         with self.log_file.open("a") as log:
             self.process = subprocess.Popen(
-                [binary(), *map(str, args), "-f"], env=self._environment(),
+                [binary(), *map(str, args), "-f"], env=environ,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(lambda: is_mounted(self.mnt)
                  or self.process.poll() is not None, "the mount to appear")
@@ -140,12 +142,19 @@ class Store:
         self.umount()
         return self.mount(opts)
 
+    def remount_without(self, name):
+        """remount() of daemons that have no @name in their environment."""
+        del self.environ[name]
+        return self.remount()
+
     def kill9(self):
-        """SIGKILL the daemon, as the OOM killer would, and clear the mount."""
-        pid = self.status()["pid"]
-        os.kill(pid, signal.SIGKILL)
+        """SIGKILL keeper and daemon, as if the machine had been reset, and
+        clear the mount."""
+        status = self.status()
+        os.kill(status["keeper_pid"], signal.SIGKILL)
+        os.kill(status["pid"], signal.SIGKILL)
         self._reap()
-        wait_for(lambda: not is_running(pid), "the daemon's end")
+        wait_for(lambda: not is_running(status["pid"]), "the daemon's end")
         subprocess.run(["umount", "-l", self.mnt], check=True)
 
     # ---- looking at it ----

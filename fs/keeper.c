@@ -1,0 +1,482 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fs/kept.h"
+#include "fs/link.h"
+#include "fs/log.h"
+#include "fs/trace.h"
+#include "store/base.h"
+
+#define ARGS_MAX 64
+#define TICK_MSEC 1000
+#define TRACE_WAIT_MSEC 500
+#define FD_SAFE 64 /* above all that a daemon inherits */
+
+struct keeper {
+	const struct keeper_config *cfg;
+	char *argv[ARGS_MAX + 2]; /* of a successor */
+	struct kept *kept;
+	/* Owned, -1 when there is none. */
+	int kept_fd, device, lock, signals;
+	int exe, exe_next; /* the program, and the one that is to follow it */
+	int trace;	   /* what the daemon writes there comes out here */
+	/* Of the daemon that runs. */
+	pid_t pid;
+	int link;
+	int trace_in;
+	bool ready;
+	int64_t begun_ms;
+	uint64_t answered;
+	uint64_t beat;
+	int64_t silent; /* ticks without a beat */
+	/* Of the mount. */
+	bool was_ready;
+	int told; /* a signal for the daemon that comes next */
+	unsigned short_lives;
+	char *why;
+	size_t why_size;
+};
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static void move_fd(int *slot, int fd)
+{
+	base_closep(slot);
+	*slot = fd;
+}
+
+/* ---- starting a daemon ---- */
+
+/* In the child: @fd, or none, as number @to. */
+static void hand_down(int fd, int to)
+{
+	if (fd >= 0)
+		(void)dup2(fd, to);
+	else
+		close(to);
+}
+
+/* In the child, which has nothing to lose but its exit code. */
+static void become_daemon(const struct keeper *k, int exe, int link_end)
+{
+	const int from[] = { link_end, k->kept_fd, k->trace_in, k->lock,
+			     k->device };
+	int high[ARRAY_SIZE(from)];
+	char *const *argv = k->was_ready ? k->argv : k->cfg->argv;
+	sigset_t set;
+
+	(void)setpgid(0, 0);
+	/* End signals stay blocked: they wait for who reads them. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+
+	exe = fcntl(exe, F_DUPFD_CLOEXEC, FD_SAFE);
+	for (size_t i = 0; i < ARRAY_SIZE(from); i++)
+		high[i] = from[i] < 0 ? -1 : fcntl(from[i], F_DUPFD, FD_SAFE);
+	for (size_t i = 0; i < ARRAY_SIZE(from); i++)
+		hand_down(high[i], LINK_FD_SOCKET + (int)i);
+	close_range(LINK_FD_END, (unsigned)exe - 1, 0);
+	close_range((unsigned)exe + 1, ~0U, 0);
+	(void)syscall(SYS_execveat, exe, "", argv, environ, AT_EMPTY_PATH);
+	_exit(DAEMON_AGAIN);
+}
+
+static int start_daemon(struct keeper *k)
+{
+	int exe = k->exe_next >= 0 ? k->exe_next : k->exe;
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	k->pid = fork();
+	if (k->pid == 0)
+		become_daemon(k, exe, pair[1]);
+	close(pair[1]);
+	if (k->pid < 0) {
+		close(pair[0]);
+		return -errno;
+	}
+	move_fd(&k->link, pair[0]);
+	k->ready = false;
+	k->begun_ms = now_ms();
+	k->answered = atomic_load(&k->kept->answered);
+	k->beat = atomic_load(&k->kept->beat);
+	k->silent = 0;
+	if (k->told)
+		(void)kill(k->pid, k->told);
+	return 0;
+}
+
+/* ---- what it says ---- */
+
+static void mount_store(struct keeper *k, int lock)
+{
+	char why[LINK_TEXT_MAX] = "";
+
+	move_fd(&k->lock, lock);
+	move_fd(&k->device, attach_mount(&k->cfg->attach, why, sizeof(why)));
+	if (k->device >= 0)
+		(void)link_send(k->link, LINK_DEVICE, k->device, NULL);
+	else
+		(void)link_send(k->link, LINK_FAILED, -1, why);
+}
+
+static void daemon_is_ready(struct keeper *k)
+{
+	k->ready = true;
+	k->silent = 0;
+	if (k->exe_next >= 0) {
+		move_fd(&k->exe, k->exe_next);
+		k->exe_next = -1;
+	}
+	if (!k->was_ready && k->cfg->ready)
+		k->cfg->ready(k->cfg->arg);
+	k->was_ready = true;
+}
+
+/* False: nothing more comes. */
+static bool hear(struct keeper *k)
+{
+	struct link_message m;
+
+	if (link_receive(k->link, &m) < 0 || m.type == LINK_NONE) {
+		base_closep(&k->link);
+		return false;
+	}
+	switch (m.type) {
+	case LINK_STORE:
+		if (k->lock < 0)
+			mount_store(k, steal_fd(&m.fd));
+		break;
+	case LINK_READY:
+		daemon_is_ready(k);
+		break;
+	case LINK_UPGRADE:
+		move_fd(&k->exe_next, steal_fd(&m.fd));
+		break;
+	default:
+		if (!k->was_ready)
+			snprintf(k->why, k->why_size, "%s", m.text);
+		break;
+	}
+	base_closep(&m.fd);
+	return true;
+}
+
+/* The last words of one that has ended. */
+static void hear_rest(struct keeper *k)
+{
+	struct pollfd p = { .fd = k->link, .events = POLLIN };
+
+	while (k->link >= 0 && poll(&p, 1, 0) == 1)
+		if (!hear(k))
+			return;
+}
+
+/* ---- is it well? ---- */
+
+/*
+ * In ticks that the keeper itself lived through: where both are frozen, no time
+ * passes for either.
+ */
+static void tick(struct keeper *k)
+{
+	uint64_t beat = atomic_load(&k->kept->beat);
+	int64_t most = k->cfg->watchdog_sec;
+
+	if (beat != k->beat) {
+		k->beat = beat;
+		k->silent = 0;
+		return;
+	}
+	k->silent++;
+	if (!k->ready)
+		most *= KEEPER_START_FACTOR;
+	if (!most || k->silent < most)
+		return;
+	log_write(
+		LOG_ERR,
+		"the daemon %d has shown no sign of life for %lld s: killing it; its stacks:",
+		(int)k->pid, (long long)k->silent);
+	trace_ask(k->pid);
+	(void)poll(NULL, 0, TRACE_WAIT_MSEC);
+	trace_log(k->trace);
+	(void)kill(k->pid, SIGKILL);
+	k->silent = 0;
+}
+
+/* True: the daemon has ended, with *@status. Signals for it are passed on. */
+static bool on_signal(struct keeper *k, int *status)
+{
+	struct signalfd_siginfo info;
+
+	if (read(k->signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return false;
+	if (info.ssi_signo != SIGCHLD) {
+		k->told = (int)info.ssi_signo;
+		if (k->pid > 0)
+			(void)kill(k->pid, k->told);
+		return false;
+	}
+	return k->pid > 0 && waitpid(k->pid, status, WNOHANG) == k->pid;
+}
+
+/* Until the daemon has ended; returns its status. */
+static int watch(struct keeper *k)
+{
+	struct pollfd p[] = { { .fd = k->signals, .events = POLLIN },
+			      { .events = POLLIN } };
+	int64_t next = now_ms() + TICK_MSEC, left;
+	int status = 0;
+
+	for (;;) {
+		left = next - now_ms();
+		p[1].fd = k->link;
+		if (left > 0 && poll(p, ARRAY_SIZE(p), (int)left) > 0) {
+			if (p[1].revents && k->link >= 0)
+				(void)hear(k);
+			if (p[0].revents && on_signal(k, &status))
+				break;
+		}
+		if (now_ms() >= next) {
+			tick(k);
+			next = now_ms() + TICK_MSEC;
+		}
+	}
+	hear_rest(k);
+	trace_log(k->trace);
+	k->pid = 0;
+	return status;
+}
+
+/* ---- what next? ---- */
+
+enum next { NEXT_DAEMON, NEXT_END, NEXT_FAILED };
+
+static void say_death(const struct keeper *k, int status)
+{
+	if (WIFSIGNALED(status))
+		log_write(
+			LOG_WARNING,
+			"the daemon was ended by signal %d; another one goes on",
+			WTERMSIG(status));
+	else
+		log_write(
+			LOG_WARNING,
+			"the daemon ended with code %d%s; another one goes on",
+			WEXITSTATUS(status),
+			k->ready ? "" : " before it was ready");
+}
+
+/* The end of one that never was ready, and had no predecessor. */
+static enum next first_failed(const struct keeper *k, int status)
+{
+	if (*k->why)
+		return NEXT_FAILED;
+	if (WIFSIGNALED(status))
+		snprintf(
+			k->why, k->why_size,
+			"the daemon was ended by signal %d before the mount answered",
+			WTERMSIG(status));
+	else
+		snprintf(k->why, k->why_size,
+			 "the daemon ended before the mount answered");
+	return NEXT_FAILED;
+}
+
+/* Would a program at fault die like that? */
+static bool is_crash(int status)
+{
+	return !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL;
+}
+
+static enum next mourn(struct keeper *k, int status)
+{
+	bool is_short = now_ms() - k->begun_ms < KEEPER_SHORT_MSEC;
+	uint64_t crashes = atomic_load(&k->kept->crashes);
+
+	atomic_fetch_add(&k->kept->deaths, 1);
+	if (is_short && atomic_load(&k->kept->answered) == k->answered)
+		k->short_lives++;
+	else
+		k->short_lives = 0;
+	crashes = is_crash(status) ? (is_short ? crashes : 0) + 1 : 0;
+	atomic_store(&k->kept->crashes, crashes);
+	if (k->short_lives < KEEPER_SHORT_LIVES && crashes < KEEPER_CRASHES) {
+		say_death(k, status);
+		return NEXT_DAEMON;
+	}
+	log_write(
+		LOG_CRIT,
+		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted",
+		k->cfg->attach.mountpoint);
+	return NEXT_FAILED;
+}
+
+static enum next judge(struct keeper *k, int status)
+{
+	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+
+	if (!k->was_ready)
+		return code == DAEMON_ENDED ? NEXT_END
+					    : first_failed(k, status);
+	if (code == DAEMON_ENDED)
+		return NEXT_END;
+	if (code == DAEMON_FAILED)
+		return NEXT_FAILED;
+	if (code == DAEMON_HANDOVER)
+		return NEXT_DAEMON;
+	if (k->exe_next >= 0) {
+		log_write(
+			LOG_ERR, "%s: the one before goes on",
+			code == DAEMON_NOT_MINE
+				? "the new program does not know this layout of the kept memory"
+				: "the new program could not start");
+		base_closep(&k->exe_next);
+		return NEXT_DAEMON;
+	}
+	if (code == DAEMON_LOST) {
+		log_write(
+			LOG_CRIT,
+			"the mount on %s cannot go on: it answers errors until it is unmounted",
+			k->cfg->attach.mountpoint);
+		return NEXT_FAILED;
+	}
+	return mourn(k, status);
+}
+
+/* The more daemons died at once, the longer. Signals are kept for the next. */
+static void pause_before_next(struct keeper *k)
+{
+	struct pollfd p = { .fd = k->signals, .events = POLLIN };
+	int64_t deaths = (int64_t)atomic_load(&k->kept->crashes);
+	int64_t until = now_ms(), left;
+	int status;
+
+	if (deaths < k->short_lives)
+		deaths = k->short_lives;
+	if (deaths > KEEPER_PAUSE_AFTER)
+		until += deaths * KEEPER_PAUSE_MSEC < KEEPER_PAUSE_MAX_MSEC
+				 ? deaths * KEEPER_PAUSE_MSEC
+				 : KEEPER_PAUSE_MAX_MSEC;
+	while ((left = until - now_ms()) > 0)
+		if (poll(&p, 1, (int)left) > 0)
+			(void)on_signal(k, &status);
+}
+
+/* ---- the keeper itself ---- */
+
+static int block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int prepare(struct keeper *k)
+{
+	size_t n = 0;
+	int trace[2], r;
+
+	while (n < ARGS_MAX && k->cfg->argv[n]) {
+		k->argv[n] = k->cfg->argv[n];
+		n++;
+	}
+	k->argv[n] = strdup("--resume");
+	if (!k->argv[n])
+		return -ENOMEM;
+	k->kept_fd = kept_create();
+	if (k->kept_fd < 0)
+		return k->kept_fd;
+	r = kept_map(k->kept_fd, &k->kept);
+	if (r < 0)
+		return r;
+	kept_lock(k->kept);
+	atomic_store(&k->kept->keeper_pid, getpid());
+	if (pipe2(trace, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	k->trace = trace[0];
+	k->trace_in = trace[1];
+	k->exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	if (k->exe < 0)
+		return -errno;
+	k->signals = block_signals();
+	return k->signals < 0 ? -errno : 0;
+}
+
+static int keep(struct keeper *k)
+{
+	enum next next = NEXT_DAEMON;
+	int r;
+
+	while (next == NEXT_DAEMON) {
+		pause_before_next(k);
+		r = start_daemon(k);
+		if (r < 0 && !k->was_ready)
+			return r;
+		if (r < 0) {
+			log_write(LOG_ERR, "starting a daemon: %s",
+				  strerror(-r));
+			k->short_lives++;
+			continue;
+		}
+		next = judge(k, watch(k));
+	}
+	return next == NEXT_END ? 0 : -EIO;
+}
+
+int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
+{
+	struct keeper k = { .cfg = cfg,
+			    .kept_fd = -1,
+			    .device = -1,
+			    .lock = -1,
+			    .signals = -1,
+			    .exe = -1,
+			    .exe_next = -1,
+			    .trace = -1,
+			    .trace_in = -1,
+			    .link = -1,
+			    .why = why,
+			    .why_size = why_size };
+	int r;
+
+	*why = '\0';
+	r = prepare(&k);
+	if (r < 0)
+		snprintf(why, why_size, "starting: %s", strerror(-r));
+	else
+		r = keep(&k);
+	/* The rest goes with the process; but nobody waits for these two. */
+	base_closep(&k.device);
+	base_closep(&k.lock);
+	return r;
+}
