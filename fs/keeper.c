@@ -403,6 +403,7 @@ static int block_signals(void)
 
 static int prepare(struct keeper *k)
 {
+	static char resume[] = "--resume";
 	size_t n = 0;
 	int trace[2], r;
 
@@ -410,9 +411,7 @@ static int prepare(struct keeper *k)
 		k->argv[n] = k->cfg->argv[n];
 		n++;
 	}
-	k->argv[n] = strdup("--resume");
-	if (!k->argv[n])
-		return -ENOMEM;
+	k->argv[n] = resume;
 	k->kept_fd = kept_create();
 	if (k->kept_fd < 0)
 		return k->kept_fd;

@@ -65,7 +65,7 @@ struct kept_slot {
 struct kept {
 	char magic[8];
 	uint32_t layout;
-	uint32_t init_bytes; /* 0: no INIT came yet */
+	_Atomic uint32_t init_bytes; /* 0: no INIT came yet; set last */
 	uint8_t witness[STORE_WITNESS_SIZE];
 	/* By the daemon: raised while it is well; requests it has answered. */
 	_Atomic uint64_t beat;

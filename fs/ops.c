@@ -484,10 +484,7 @@ static void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
 	at = file_of(req, fi, &f);
 	if (at == 0)
 		at = store_file_seek(f, off, whence);
-	if (at < 0)
-		reply_err(req, (int)at);
-	else
-		fuse_reply_lseek(req, at);
+	reply_offset(req, at);
 }
 
 /* NOLINTNEXTLINE(readability-function-size): libfuse's parameters */

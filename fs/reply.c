@@ -36,6 +36,16 @@ void reply_written(fuse_req_t req, ssize_t n)
 	fuse_reply_write(req, (size_t)n);
 }
 
+void reply_offset(fuse_req_t req, off_t at)
+{
+	if (at < 0) {
+		reply_err(req, (int)at);
+		return;
+	}
+	slot_settle(0, 0);
+	fuse_reply_lseek(req, at);
+}
+
 void reply_attr(fuse_req_t req, int r, const struct stat *attr)
 {
 	if (r < 0) {
@@ -68,6 +78,12 @@ void reply_entry(fuse_req_t req, int r, const struct stat *attr)
 	e = entry_param(attr);
 	slot_settle(0, attr->st_ino);
 	fuse_reply_entry(req, &e);
+}
+
+static void reply_bytes(fuse_req_t req, const char *buf, size_t size)
+{
+	slot_settle(0, 0);
+	fuse_reply_buf(req, buf, size);
 }
 
 void reply_no_entry(fuse_req_t req)
@@ -130,6 +146,7 @@ void reply_data(fuse_req_t req, const struct store_read *rd)
 {
 	union read_vec u;
 
+	slot_settle(0, 0);
 	if (rd->n == 0) {
 		fuse_reply_buf(req, NULL, 0);
 		return;
@@ -191,5 +208,5 @@ void reply_listing(fuse_req_t req, struct store_file *dir, off_t off,
 	if (r < 0 && l.used == 0)
 		reply_err(req, r);
 	else
-		fuse_reply_buf(req, buf, l.used);
+		reply_bytes(req, buf, l.used);
 }

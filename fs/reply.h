@@ -33,6 +33,7 @@ void reply_err(struct fuse_req *req, int r);
 void reply_attr(struct fuse_req *req, int r, const struct stat *attr);
 void reply_entry(struct fuse_req *req, int r, const struct stat *attr);
 void reply_written(struct fuse_req *req, ssize_t n);
+void reply_offset(struct fuse_req *req, off_t at);
 
 /* There is no such name: an answer too, which the kernel keeps. */
 void reply_no_entry(struct fuse_req *req);

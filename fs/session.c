@@ -173,8 +173,11 @@ static ssize_t take_request(const struct session *s, struct slot *slot)
 {
 	ssize_t n = read(s->fd, slot->request, KEPT_REQUEST_BYTES);
 
-	if (n > 0)
+	if (n > 0) {
+		/* What it may release is out of the hands of all others. */
+		(void)atomic_load(&s->kept->answered);
 		return n;
+	}
 	slot_clear(slot);
 	/* ENOENT: the request was interrupted before it could be read. */
 	if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
@@ -205,8 +208,7 @@ static int keep_init(struct session *s, struct slot *slot)
 	if (q.opcode != FUSE_INIT || q.bytes > KEPT_INIT_MAX)
 		return -EPROTO;
 	memcpy(s->kept->init, slot->request, q.bytes);
-	atomic_thread_fence(memory_order_seq_cst);
-	s->kept->init_bytes = q.bytes;
+	atomic_store(&s->kept->init_bytes, q.bytes);
 	slot_clear(slot);
 	return 0;
 }
@@ -230,16 +232,18 @@ static int negotiate(struct session *s)
 {
 	uint8_t init[KEPT_INIT_MAX];
 	struct slot slot;
+	uint32_t bytes;
 	int r = slot_open(s->kept, 0, &slot);
 
-	if (r == 0 && !s->kept->init_bytes)
+	if (r == 0 && !atomic_load(&s->kept->init_bytes))
 		r = receive_init(s, &slot);
 	if (r < 0)
 		return r;
-	if (s->kept->init_bytes > KEPT_INIT_MAX)
+	bytes = atomic_load(&s->kept->init_bytes);
+	if (bytes > KEPT_INIT_MAX)
 		return -EPROTO;
-	memcpy(init, s->kept->init, s->kept->init_bytes);
-	process_request(s, &slot, init, s->kept->init_bytes);
+	memcpy(init, s->kept->init, bytes);
+	process_request(s, &slot, init, bytes);
 	return fuse_session_exited(s->fuse) ? -EPROTO : 0;
 }
 
@@ -307,7 +311,6 @@ static void finish_request(struct session *s, struct slot *slot)
 		process_request(s, slot, slot->request, q.bytes);
 	}
 	slot_clear(slot);
-	atomic_fetch_add(&s->kept->answered, 1);
 }
 
 /* ---- workers ---- */
@@ -374,7 +377,6 @@ static void *worker_main(void *arg)
 		begin_work(s);
 		process_request(s, &w->slot, w->slot.request, (size_t)n);
 		slot_clear(&w->slot);
-		atomic_fetch_add(&s->kept->answered, 1);
 		end_work(s);
 	}
 	if (n < 0 && n != -ENODEV && !atomic_exchange(&s->broken, true))

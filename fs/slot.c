@@ -15,6 +15,7 @@ int slot_open(struct kept *k, unsigned number, struct slot *ret)
 	if (r < 0)
 		return r;
 	*ret = (struct slot){ .number = number,
+			      .memory = k,
 			      .kept = kept_slot(k, number),
 			      .request = kept_request(k, number) };
 	return 0;
@@ -89,4 +90,5 @@ void slot_settle(int64_t result, uint64_t value)
 	kept->result = result;
 	kept->value = value;
 	atomic_store(&kept->settled, slot_look(slot_now).unique);
+	atomic_fetch_add(&slot_now->memory->answered, 1);
 }

@@ -40,8 +40,9 @@ enum slot_known {
 
 struct slot {
 	unsigned number;
-	struct kept_slot *kept; /* borrowed, like the next */
-	void *request;		/* KEPT_REQUEST_BYTES */
+	struct kept *memory; /* borrowed, like the next two */
+	struct kept_slot *kept;
+	void *request; /* KEPT_REQUEST_BYTES */
 	enum slot_known known;
 	int64_t result;
 	uint64_t value;
@@ -70,6 +71,10 @@ enum slot_known slot_known(void);
 int64_t slot_result(void);
 uint64_t slot_value(void);
 uint64_t slot_unique(void);
+/*
+ * Before each reply, and then counted in the memory: who has read a request
+ * since, and looks at that count, sees all that was done for the answer.
+ */
 void slot_settle(int64_t result, uint64_t value);
 
 #endif

@@ -380,7 +380,11 @@ def test_one_that_hangs_is_replaced(mount):
     store = start(mount, "watchdog=2")
     store.expect("no sign of life")
     (store.mnt / "a").write_bytes(b"a")
-    os.kill(daemon_pid(store), signal.SIGSTOP)
+    pid = daemon_pid(store)
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: all(
+        "T (stopped)" in (task / "status").read_text()
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir()), "the stop")
     assert (store.mnt / "a").read_bytes() == b"a"
     os.mkdir(store.mnt / "b")
     assert "no sign of life" in store.log()
