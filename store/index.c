@@ -30,6 +30,11 @@ static const char *const table_names[INDEX_TABLES] = {
 	[INDEX_PENDING] = "pending",
 };
 
+const char *index_table_name(enum index_table table)
+{
+	return table_names[table];
+}
+
 static const struct {
 	const char *name;
 	uint64_t first;
@@ -500,31 +505,22 @@ bool index_overgrown(struct index *ix)
 	       ix->rewritten * ix->env.page_size >= ix->most_bytes;
 }
 
-static int count(struct index_txn *txn, struct index_stat *ret)
-{
-	MDB_stat stat;
-	int i, r;
-
-	ret->page_size = txn->ix->env.page_size;
-	ret->txnid = mdb_txn_id(txn->mdb);
-	ret->file_pages = env_file_pages(&txn->ix->env);
-	r = env_count_free(txn->mdb, &ret->free_pages);
-	for (i = 0; r == 0 && i < INDEX_TABLES; i++) {
-		r = env_errno(mdb_stat(txn->mdb, txn->ix->dbi[i], &stat));
-		if (r == 0)
-			ret->entries[i] = stat.ms_entries;
-	}
-	return r;
-}
-
 int index_stat(struct index *ix, struct index_stat *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
-	struct index_stat out;
-	int r = index_begin(ix, false, &txn);
+	struct index_stat out = { .page_size = ix->env.page_size };
+	MDB_stat stat;
+	int i, r = index_begin(ix, false, &txn);
 
-	if (r == 0)
-		r = count(txn, &out);
+	if (r < 0)
+		return r;
+	out.txnid = mdb_txn_id(txn->mdb);
+	out.file_pages = env_file_pages(&ix->env);
+	r = env_count_free(txn->mdb, &out.free_pages);
+	for (i = 0; r == 0 && i < INDEX_TABLES; i++) {
+		r = env_errno(mdb_stat(txn->mdb, ix->dbi[i], &stat));
+		out.entries[i] = r == 0 ? stat.ms_entries : 0;
+	}
 	if (r == 0)
 		*ret = out;
 	return r;
@@ -540,13 +536,13 @@ bool index_frozen(const struct index *ix)
 	return atomic_load(&ix->frozen) || atomic_load(&ix->env.broken);
 }
 
-int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
-	      struct index_snap **ret)
+/* @under_lock (may be NULL) and the count of growth are a checkpoint's. */
+static int pin(struct index *ix, bool checkpoint, void (*under_lock)(void *arg),
+	       void *arg, struct index_snap **ret)
 {
 	size_t meta_len = 2 * ix->env.page_size;
 	cleanup_free struct index_snap *snap = malloc(sizeof(*snap) + meta_len);
-	MDB_txn *lock;
-	MDB_txn *pin;
+	MDB_txn *lock, *txn;
 	int r;
 
 	if (!snap)
@@ -557,19 +553,32 @@ int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
 	r = env_begin(&ix->env, true, &lock);
 	if (r < 0)
 		return r;
-	r = env_pin(&ix->env, snap->meta, &pin);
+	r = env_pin(&ix->env, snap->meta, &txn);
 	if (r == 0) {
-		snap->txn = pin;
-		snap->txnid = mdb_txn_id(pin);
+		snap->txn = txn;
+		snap->txnid = mdb_txn_id(txn);
+		snap->fd = ix->env.fd;
 		snap->page_size = ix->env.page_size;
 		if (under_lock)
 			under_lock(arg);
-		pinned(ix, mdbfile_pages(snap->meta, snap->page_size));
+		if (checkpoint)
+			pinned(ix, mdbfile_pages(snap->meta, snap->page_size));
 	}
 	mdb_txn_abort(lock);
 	if (r == 0)
 		*ret = steal_ptr(snap);
 	return r;
+}
+
+int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
+	      struct index_snap **ret)
+{
+	return pin(ix, true, under_lock, arg, ret);
+}
+
+int index_snapshot(struct index *ix, struct index_snap **ret)
+{
+	return pin(ix, false, NULL, NULL, ret);
 }
 
 void index_unpin(struct index *ix, struct index_snap *snap)

@@ -54,6 +54,8 @@ enum index_table {
 	INDEX_TABLES
 };
 
+const char *index_table_name(enum index_table table);
+
 enum index_id {
 	INDEX_ID_INO,
 	INDEX_ID_PACK,
@@ -206,12 +208,17 @@ void index_iter_release(struct index_iter *it); /* before the txn ends */
 struct index_snap {
 	void *txn; /* private */
 	uint64_t txnid;
+	int fd; /* of data.mdb; the index's */
 	uint64_t page_size;
 	uint8_t *meta; /* 2 * page_size bytes, in the same allocation */
 };
 int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
 	      struct index_snap **ret);
 void index_unpin(struct index *ix, struct index_snap *snap); /* NULL fine */
+
+/* The same for who only wants to read the snapshot from the file: it is no
+ * checkpoint, what is counted since the last pin goes on. */
+int index_snapshot(struct index *ix, struct index_snap **ret);
 
 /* Another @growth_bytes from now on, and how much may be rewritten between two
  * pins (see index_overgrown()). Any thread. */

@@ -17,6 +17,14 @@
 #include "store/linger.h"
 #include "store/room.h"
 #include "store/store.h"
+#include "store/walk.h"
+
+/* What came of the walk through the index at open. */
+struct store_vetted {
+	int64_t sec; /* unix time; 0: there was none */
+	uint64_t damaged;
+	char text[WALK_TEXT_MAX]; /* the first */
+};
 
 struct store {
 	struct home home;
@@ -36,6 +44,8 @@ struct store {
 	struct evict *evict;
 
 	bool sync_strict;
+	bool distrust;
+	struct store_vetted vetted;
 	int64_t since; /* unix seconds */
 	char note[64]; /* in the lock file */
 	void (*report)(void *arg, int priority, const char *text);
@@ -49,5 +59,15 @@ int store_apply_limits(struct store *st, const struct store_limits *text,
 
 /* Let the index grow by its share of the limit between two checkpoints. */
 void store_apply_growth(struct store *st);
+
+/*
+ * The index was opened, and nothing is built on it yet. Walks it where there
+ * is a reason to: it was restored, it is to be distrusted, the last walk is
+ * long ago. -EBADMSG and @reason: it is of no use.
+ */
+int store_vet(struct store *st, int found, char *reason, size_t size);
+/* Record the walk, and have mended what it found. */
+int store_vetted(struct store *st);
+void store_tell_walk(struct store *st, uint64_t damaged, const char *first);
 
 #endif

@@ -214,6 +214,11 @@ static int setup_recover(struct store *st, char *reason, size_t size)
 	r = setup_index(st, found, reason, size);
 	if (r < 0)
 		return r;
+	r = store_vet(st, found, reason, size);
+	if (r < 0) {
+		setup_put_back(st);
+		return r;
+	}
 	if (found == CHECKPOINT_RESTORED) {
 		snprintf(
 			text, sizeof(text),
@@ -474,6 +479,8 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 	if (r >= 0)
 		r = setup_root(st, cfg);
 	if (r >= 0)
+		r = store_vetted(st);
+	if (r >= 0)
 		r = setup_threads(st, cfg);
 	if (r >= 0)
 		r = sweep_inodes(&st->tree, found == CHECKPOINT_RESTORED,
@@ -529,6 +536,7 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	}
 	st->home = (struct home)HOME_INIT;
 	st->sync_strict = cfg->sync_strict;
+	st->distrust = cfg->distrust;
 	st->report = cfg->report;
 	st->report_arg = cfg->report_arg;
 	st->since = base_now_ns() / NSEC_PER_SEC;
@@ -558,36 +566,4 @@ int store_close(struct store *st)
 {
 	store_ending(st);
 	return setup_close(st, true);
-}
-
-int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
-{
-	return home_probe(path, ret_pid, why, why_size);
-}
-
-int store_look(const char *path, char *why, size_t why_size)
-{
-	cleanup_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cleanup_close int index = -1;
-	char said[SETUP_REASON_MAX] = "";
-	int found = -1;
-
-	if (dir >= 0)
-		index = openat(dir, "index",
-			       O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir >= 0 && index < 0 && errno == ENOENT)
-		return 0; /* a first mount that was cut off makes it */
-	if (index >= 0)
-		found = checkpoint_recover(index, true, said, sizeof(said));
-	else
-		found = -errno;
-	if (found == CHECKPOINT_UNREADABLE) {
-		snprintf(why, why_size, "%s: the index is unreadable (%s)",
-			 path, said);
-		return -EBADMSG;
-	}
-	if (found < 0)
-		snprintf(why, why_size, "reading the index of %s: %s", path,
-			 strerror(-found));
-	return found < 0 ? found : found == CHECKPOINT_RESTORED;
 }

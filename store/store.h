@@ -42,6 +42,8 @@
 #define STORE_BLKSIZE (1 * MIB)	      /* st_blksize */
 #define STORE_FILE_MIN_MAX (16 * GIB) /* the largest file: max(limit, this) */
 
+#define STORE_WALK_SEC (INT64_C(30) * 24 * 3600) /* from walk to walk */
+
 struct store;
 struct store_file; /* an open file or directory */
 
@@ -69,6 +71,7 @@ struct store_config {
 	int flags;
 	struct store_limits limits;
 	bool sync_strict; /* fsync makes durable, else it only accepts */
+	bool distrust;	  /* walk the index before it is used */
 	uid_t root_uid;	  /* owner of the root directory of a new store */
 	gid_t root_gid;
 	/*

@@ -20,7 +20,8 @@ LEVELS = (
     "store/mdbfile store/packio store/value store/section store/response",
     "store/audit store/side store/env store/ids store/ident",
     "store/index store/pack store/room store/home",
-    "store/packdata store/holes store/block store/pieces store/survey",
+    "store/packdata store/holes store/block store/pieces store/survey "
+    "store/walk",
     "store/recipe",
     "store/node store/table store/checkpoint store/share",
     "store/entry store/namecheck store/blockcheck",
@@ -34,7 +35,7 @@ LEVELS = (
     "store/ingest",
     "store/store",
     "store/parts",
-    "store/facade store/setup store/status store/contents",
+    "store/facade store/setup store/status store/contents store/vet",
     "fs/log fs/units fs/mounts",
     "fs/config fs/handle fs/control fs/attach fs/reply",
     "fs/ops fs/report fs/listing",

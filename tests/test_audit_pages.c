@@ -140,10 +140,9 @@ static const struct mdbfile_table table = { .depth = 2,
 					    .overflow_pages = 2,
 					    .entries = 5,
 					    .root = ROOT };
-static const struct mdbfile_table names = { .depth = 1,
-					    .leaf_pages = 1,
-					    .entries = 1,
-					    .root = NAMES };
+static const struct mdbfile_table names = {
+	.depth = 1, .leaf_pages = 1, .entries = 1, .root = NAMES
+};
 static const struct mdbfile_table free_list = { .flags = INTEGER_KEYS,
 						.depth = 1,
 						.leaf_pages = 1,

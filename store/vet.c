@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Can an index be relied on? Before a mount, and when it is opened: its pages
+ * each time (checkpoint.h), its records where there is a reason to.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "store/parts.h"
+#include "store/table.h"
+#include "store/walk.h"
+
+#define VET_REASON_MAX 256
+
+int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
+{
+	return home_probe(path, ret_pid, why, why_size);
+}
+
+int store_look(const char *path, char *why, size_t why_size)
+{
+	cleanup_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cleanup_close int index = -1;
+	char said[VET_REASON_MAX] = "";
+	int found = -1;
+
+	if (dir >= 0)
+		index = openat(dir, "index",
+			       O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir >= 0 && index < 0 && errno == ENOENT)
+		return 0; /* a first mount that was cut off makes it */
+	if (index >= 0)
+		found = checkpoint_recover(index, true, said, sizeof(said));
+	else
+		found = -errno;
+	if (found == CHECKPOINT_UNREADABLE) {
+		snprintf(why, why_size, "%s: the index is unreadable (%s)",
+			 path, said);
+		return -EBADMSG;
+	}
+	if (found < 0)
+		snprintf(why, why_size, "reading the index of %s: %s", path,
+			 strerror(-found));
+	return found < 0 ? found : found == CHECKPOINT_RESTORED;
+}
+
+/* When it was walked last; 0: nobody knows. */
+static int64_t vet_walked(struct index *ix)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	uint64_t sec;
+
+	if (index_begin(ix, false, &txn) < 0 ||
+	    table_meta_get(txn, TABLE_META_WALKED, &sec) < 0)
+		return 0;
+	return (int64_t)sec;
+}
+
+int store_vet(struct store *st, int found, char *reason, size_t size)
+{
+	struct walk w = { .go_on = NULL };
+	int64_t now = base_now_ns() / NSEC_PER_SEC, walked;
+	int r;
+
+	if (found != CHECKPOINT_CREATED) {
+		walked = vet_walked(st->ix);
+		if (found == CHECKPOINT_CLEAN && !st->distrust &&
+		    walked <= now && now - walked < STORE_WALK_SEC)
+			return 0;
+		r = walk_index(&w, st->ix);
+		if (r == -EBADMSG || r == -EIO)
+			snprintf(reason, size, "index/data.mdb: %s", w.text);
+		else if (r < 0)
+			snprintf(reason, size, "walking the index: %s",
+				 strerror(-r));
+		if (r < 0)
+			return r == -EIO ? -EBADMSG : r;
+	}
+	st->vetted = (struct store_vetted){ .sec = now, .damaged = w.damaged };
+	memcpy(st->vetted.text, w.text, sizeof(st->vetted.text));
+	return 0;
+}
+
+void store_tell_walk(struct store *st, uint64_t damaged, const char *first)
+{
+	char text[VET_REASON_MAX + WALK_TEXT_MAX];
+
+	snprintf(
+		text, sizeof(text),
+		"%" PRIu64
+		" records of the index are damaged: what they tell of is lost, the rest is mended (the first: %s)",
+		damaged, first);
+	if (st->report)
+		st->report(st->report_arg, LOG_ERR, text);
+}
+
+int store_vetted(struct store *st)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	int r;
+
+	if (!st->vetted.sec)
+		return 0;
+	r = edit_begin(&st->tree, QUOTA_SYSTEM, &e);
+	if (r >= 0)
+		r = table_meta_put(e.txn, TABLE_META_WALKED,
+				   (uint64_t)st->vetted.sec);
+	if (r >= 0 && st->vetted.damaged)
+		r = table_meta_put(e.txn, TABLE_META_RESCAN, 1);
+	if (r >= 0)
+		r = edit_commit(&e);
+	if (st->vetted.damaged)
+		store_tell_walk(st, st->vetted.damaged, st->vetted.text);
+	return r;
+}
