@@ -16,6 +16,7 @@
 #include "store/ingest.h"
 #include "store/linger.h"
 #include "store/room.h"
+#include "store/scrub.h"
 #include "store/store.h"
 #include "store/walk.h"
 
@@ -42,10 +43,14 @@ struct store {
 	struct files files; /* its report_arg is the store */
 	struct ingest *ingest;
 	struct evict *evict;
+	struct scrub *scrub; /* NULL: not a daemon's store */
 
 	bool sync_strict;
 	bool distrust;
 	struct store_vetted vetted;
+	atomic_uint_fast64_t bad_records; /* of the last walk */
+	char bad_index[WALK_TEXT_MAX];	  /* set before: */
+	atomic_bool index_is_bad;
 	int64_t since; /* unix seconds */
 	char note[64]; /* in the lock file */
 	void (*report)(void *arg, int priority, const char *text);
@@ -68,6 +73,8 @@ void store_apply_growth(struct store *st);
 int store_vet(struct store *st, int found, char *reason, size_t size);
 /* Record the walk, and have mended what it found. */
 int store_vetted(struct store *st);
-void store_tell_walk(struct store *st, uint64_t damaged, const char *first);
+/* What a walk found while the store is in use; @arg is the store. */
+void store_found_damaged(void *arg, uint64_t records, const char *first);
+void store_found_bad(void *arg, const char *text);
 
 #endif

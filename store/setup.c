@@ -428,13 +428,24 @@ static int setup_threads(struct store *st, const struct store_config *cfg)
 		.reclaim = setup_reclaim,
 		.reclaim_arg = st,
 	};
+	struct scrub_config sc = {
+		.fs = &st->files,
+		.period_sec = cfg->scrub_sec,
+		.index_bad = store_found_bad,
+		.index_damaged = store_found_damaged,
+		.arg = st,
+	};
 	int r = gc_adopt(&st->tree);
 
 	if (r >= 0)
 		r = ingest_start(&st->files, &st->ingest);
 	if (r >= 0)
 		r = gc_start(st->gc);
-	return r < 0 ? r : evict_start(&ec, &st->evict);
+	if (r >= 0)
+		r = evict_start(&ec, &st->evict);
+	return r < 0 || !(cfg->flags & STORE_OPEN_CREATE)
+		       ? r
+		       : scrub_start(&sc, &st->scrub);
 }
 
 static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
@@ -499,6 +510,7 @@ static int setup_close(struct store *st, bool clean)
 	struct checkpoint *cp;
 	int r;
 
+	scrub_stop(st->scrub);
 	linger_end(&st->tree, true);
 	evict_stop(st->evict);
 	ingest_stop(st->ingest);

@@ -68,7 +68,7 @@ int store_vet(struct store *st, int found, char *reason, size_t size)
 	if (found != CHECKPOINT_CREATED) {
 		walked = vet_walked(st->ix);
 		if (found == CHECKPOINT_CLEAN && !st->distrust &&
-		    walked <= now && now - walked < STORE_WALK_SEC)
+		    walked <= now && now - walked < WALK_EVERY_SEC)
 			return 0;
 		r = walk_index(&w, st->ix);
 		if (r == -EBADMSG || r == -EIO)
@@ -84,15 +84,35 @@ int store_vet(struct store *st, int found, char *reason, size_t size)
 	return 0;
 }
 
-void store_tell_walk(struct store *st, uint64_t damaged, const char *first)
+void store_found_damaged(void *arg, uint64_t records, const char *first)
 {
+	struct store *st = arg;
 	char text[VET_REASON_MAX + WALK_TEXT_MAX];
 
+	atomic_store(&st->bad_records, records);
 	snprintf(
 		text, sizeof(text),
 		"%" PRIu64
 		" records of the index are damaged: what they tell of is lost, the rest is mended (the first: %s)",
-		damaged, first);
+		records, first);
+	if (st->report)
+		st->report(st->report_arg, LOG_ERR, text);
+}
+
+/* LMDB may crash on it with the next operation, and would spread what is wrong:
+ * nothing is written any more. The next mount sets it aside. */
+void store_found_bad(void *arg, const char *first)
+{
+	struct store *st = arg;
+	char text[VET_REASON_MAX + WALK_TEXT_MAX];
+
+	snprintf(st->bad_index, sizeof(st->bad_index), "%s", first);
+	atomic_store(&st->index_is_bad, true);
+	index_freeze(st->ix);
+	snprintf(
+		text, sizeof(text),
+		"the index is damaged (index/data.mdb: %s): the cache is read-only, and starts empty with the next mount",
+		first);
 	if (st->report)
 		st->report(st->report_arg, LOG_ERR, text);
 }
@@ -113,6 +133,6 @@ int store_vetted(struct store *st)
 	if (r >= 0)
 		r = edit_commit(&e);
 	if (st->vetted.damaged)
-		store_tell_walk(st, st->vetted.damaged, st->vetted.text);
+		store_found_damaged(st, st->vetted.damaged, st->vetted.text);
 	return r;
 }

@@ -20,6 +20,7 @@
 #include "store/index.h"
 
 #define WALK_TEXT_MAX 160
+#define WALK_EVERY_SEC (INT64_C(30) * 24 * 3600) /* at least so often */
 
 struct walk {
 	bool (*go_on)(void *arg); /* asked now and then; NULL: always */

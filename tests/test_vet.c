@@ -13,6 +13,7 @@
 #include "store/mdbfile.h"
 #include "store/store.h"
 #include "store/table.h"
+#include "store/walk.h"
 
 #define FILES 400
 
@@ -224,12 +225,12 @@ START_TEST(index_is_walked_once_in_30_days)
 	close_store();
 	ck_assert_uint_eq(walked(NULL), then);
 
-	then = now - (uint64_t)STORE_WALK_SEC + 1000;
+	then = now - (uint64_t)WALK_EVERY_SEC + 1000;
 	(void)walked(&then);
 	open_store(false);
 	ck_assert(!told_of_damage());
 	close_store();
-	then = now - (uint64_t)STORE_WALK_SEC - 1;
+	then = now - (uint64_t)WALK_EVERY_SEC - 1;
 	(void)walked(&then);
 	open_store(false);
 	ck_assert_msg(told_of_damage(), "%s", reports);
