@@ -18,6 +18,8 @@
 
 #define CONFIG_WORKERS_MAX 64
 #define CONFIG_GRACE_MAX_SEC (INT64_C(365) * 24 * 3600)
+#define CONFIG_SCRUB_SEC (INT64_C(30) * 24 * 3600)
+#define CONFIG_SCRUB_MAX_SEC (INT64_C(3650) * 24 * 3600)
 
 struct config {
 	/* As given; NULL means the store's default. Owned. */
@@ -25,7 +27,8 @@ struct config {
 	/* Checked. */
 	int64_t grace_sec; /* -1: the default */
 	bool sync_strict;
-	unsigned workers; /* to begin with, 1..CONFIG_WORKERS_MAX */
+	int64_t scrub_sec; /* 0: off */
+	unsigned workers;  /* to begin with, 1..CONFIG_WORKERS_MAX */
 	bool allow_other;
 	unsigned long mount_flags; /* of mount(2) */
 };

@@ -64,6 +64,7 @@ static int open_store(struct serving *d, char *why, size_t why_size)
 			    .min_free = c->min_free,
 			    .grace_sec = c->grace_sec },
 		.sync_strict = c->sync_strict,
+		.scrub_sec = c->scrub_sec,
 		.root_uid = geteuid(),
 		.root_gid = getegid(),
 		.report = on_report,

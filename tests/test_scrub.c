@@ -257,7 +257,9 @@ START_TEST(pass_goes_on_where_it_was_left)
 	start();
 	clock_sec = START + PERIOD;
 	wait_until(is_over);
-	ck_assert_uint_eq(read_bytes, sum_of_blocks() + 100000);
+	ck_assert_msg(read_bytes == sum_of_blocks() + 100000,
+		      "%ju read after %ju, %ju in all; %u told: %s",
+		      U(read_bytes), U(done), U(st.done), tellings, told[0]);
 	ck_assert_int_eq(st.began, START);
 }
 END_TEST
