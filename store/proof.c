@@ -41,6 +41,21 @@ static const char *proof_why(int r)
 	}
 }
 
+/* The next record that can be read, of a table whose keys begin with a number.
+ * 1, 0 at the end. */
+static int proof_next(struct index_iter *it, uint64_t *ret_id, uint8_t *buf,
+		      size_t size, size_t *ret_len)
+{
+	struct record_key key;
+	int r;
+
+	do
+		r = index_next(it, &key, buf, size, ret_len);
+	while ((r == -EBADMSG && it->cursor) ||
+	       (r > 0 && record_key_get(&key, 0, ret_id) < 0));
+	return r;
+}
+
 /* -- Blocks ---------------------------------------------------------------- */
 
 /* The first block from p->at on that has a record: 1, or 0. */
@@ -49,22 +64,18 @@ static int proof_find_block(struct proof *p, uint64_t *ret_id,
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-	struct record_key from = record_key_id(p->at), key;
+	struct record_key from = record_key_id(p->at);
 	uint8_t buf[RECORD_BLOCK_MAX];
 	size_t len;
 	int r = index_begin(p->t->ix, false, &txn);
 
 	if (r >= 0)
 		r = index_iter(txn, INDEX_BLOCK, &from, 0, &it);
-	while (r >= 0) {
-		r = index_next(&it, &key, buf, sizeof(buf), &len);
-		if (r == 0 || (r < 0 && (r != -EBADMSG || !it.cursor)))
-			return r;
-		if (r > 0 && record_key_get(&key, 0, ret_id) == 0 &&
-		    record_block_decode(buf, len, ret) == 0)
-			return 1;
-		r = 0;
-	}
+	if (r < 0)
+		return r;
+	do
+		r = proof_next(&it, ret_id, buf, sizeof(buf), &len);
+	while (r > 0 && record_block_decode(buf, len, ret) < 0);
 	return r;
 }
 
@@ -161,37 +172,41 @@ static bool proof_wants_pack(const struct inode *in)
 	       (in->flags & INODE_SUMMED) && !(in->flags & INODE_WRITERS);
 }
 
-/* Bytes in the index of some files, up to one that has a pack of its own (1),
- * to something damaged or to the end of the batch (2), or of all (0). */
+/* The record of an inode: 1 if it has a pack to be read, else 0, with its bytes
+ * in the index looked at. */
+static int proof_inode(struct proof *p, struct index_txn *txn, uint64_t ino,
+		       uint8_t *buf, size_t len, struct inode *ret)
+{
+	if (record_inode_decode(ino, buf, len, ret) < 0)
+		return 0;
+	if (proof_wants_pack(ret))
+		return 1;
+	return ret->data == INODE_DATA_INLINE ? proof_inline(p, txn, ret, buf)
+					      : 0;
+}
+
+/* Inodes from p->at on, up to one that has a pack to be read (1), to something
+ * damaged or to the end of a batch (2), or of all (0). */
 static int proof_find_file(struct proof *p, uint8_t *buf, struct inode *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
-	struct record_key from = record_key_id(p->at), key;
-	uint64_t ino, first = p->at;
+	struct record_key from = record_key_id(p->at);
+	uint64_t ino;
 	size_t len;
-	int r = index_begin(p->t->ix, false, &txn);
+	int n = 0, r = index_begin(p->t->ix, false, &txn);
 
 	if (r >= 0)
 		r = index_iter(txn, INDEX_INODE, &from, 0, &it);
-	for (int n = 0; n < PROOF_BATCH && r >= 0 && !p->bad; n++) {
-		r = index_next(&it, &key, buf, INDEX_VALUE_MAX, &len);
-		if (r == 0)
-			return p->at == first ? 0 : 2;
-		if (r < 0 && (r != -EBADMSG || !it.cursor))
+	while (r >= 0 && n < PROOF_BATCH && !p->bad) {
+		r = proof_next(&it, &ino, buf, INDEX_VALUE_MAX, &len);
+		if (r <= 0)
+			return r == 0 && n ? 2 : r;
+		r = proof_inode(p, txn, ino, buf, len, ret);
+		if (r != 0)
 			return r;
-		if (r > 0)
-			r = record_key_get(&key, 0, &ino);
-		if (r >= 0)
-			r = record_inode_decode(ino, buf, len, ret);
-		if (r >= 0 && proof_wants_pack(ret))
-			return 1;
-		if (r >= 0 && ret->data == INODE_DATA_INLINE)
-			r = proof_inline(p, txn, ret, buf);
-		else
-			r = 0;
-		if (r >= 0 && record_key_get(&key, 0, &ino) == 0)
-			p->at = ino + 1;
+		p->at = ino + 1;
+		n++;
 	}
 	return r < 0 ? r : 2;
 }
