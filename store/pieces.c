@@ -60,7 +60,9 @@ int pieces_digest_block(struct packs *ps, const struct block_rec *bl,
 			uint8_t sha256[static RECORD_SHA256_SIZE],
 			uint64_t *ret_xxh3)
 {
-	cleanup_free uint8_t *buf = malloc(PIECES_WINDOW);
+	size_t window =
+		bl->length < PIECES_WINDOW ? (size_t)bl->length : PIECES_WINDOW;
+	cleanup_free uint8_t *buf = malloc(window);
 	cleanup_digest_block struct digest_block *d = NULL;
 	int r = buf ? digest_block_new(&d) : -ENOMEM;
 	ssize_t n;

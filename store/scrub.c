@@ -187,8 +187,11 @@ static int scrub_walked(struct scrub *s, bool damaged)
 static void scrub_walk(struct scrub *s, int64_t now_sec)
 {
 	struct walk w = { .go_on = scrub_walk_on, .arg = s };
-	int r = walk_index(&w, s->t->ix);
+	int r;
 
+	idle_io(false); /* what is pinned meanwhile makes the index grow */
+	r = walk_index(&w, s->t->ix);
+	idle_io(true);
 	if (r == -ECANCELED)
 		return;
 	s->st.walked = now_sec; /* whatever came of it: not again at once */
