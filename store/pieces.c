@@ -74,8 +74,7 @@ int pieces_digest_block(struct packs *ps, const struct block_rec *bl,
 		uint64_t left = bl->length - off;
 
 		n = pieces_fetch(ps, bl->pack, buf,
-				 left < PIECES_WINDOW ? (size_t)left
-						      : PIECES_WINDOW,
+				 left < window ? (size_t)left : window,
 				 bl->offset + off, go_on != NULL);
 		if (n <= 0)
 			return n < 0 ? (int)n : -EBADMSG;

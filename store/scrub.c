@@ -19,7 +19,8 @@
 #define SCRUB_USE_RESTS 10    /* while the store is in use */
 #define SCRUB_RETRY_RESTS 100 /* after an error */
 #define SCRUB_SLICE_NS (20 * (NSEC_PER_SEC / 1000))
-#define SCRUB_LATE 8 /* an eighth of the pass behind */
+#define SCRUB_LATE 8			   /* an eighth of the pass behind */
+#define SCRUB_TIME_MAX (UINT64_C(1) << 40) /* unix seconds */
 
 enum scrub_stage { SCRUB_FILES, SCRUB_BLOCKS, SCRUB_OVER };
 
@@ -82,6 +83,14 @@ static uint64_t scrub_get(struct index_txn *txn, const char *name)
 	return table_meta_get(txn, name, &v) < 0 ? 0 : v;
 }
 
+/* What is no time counts as none. */
+static int64_t scrub_get_time(struct index_txn *txn, const char *name)
+{
+	uint64_t sec = scrub_get(txn, name);
+
+	return sec > SCRUB_TIME_MAX ? 0 : (int64_t)sec;
+}
+
 int scrub_recorded(struct tree *t, struct scrub_stat *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
@@ -92,9 +101,9 @@ int scrub_recorded(struct tree *t, struct scrub_stat *ret)
 	*ret = (struct scrub_stat){
 		.done = scrub_get(txn, TABLE_META_SCRUB_DONE),
 		.all = scrub_get(txn, TABLE_META_SCRUB_ALL),
-		.began = (int64_t)scrub_get(txn, TABLE_META_SCRUB_BEGAN),
-		.ended = (int64_t)scrub_get(txn, TABLE_META_SCRUB_ENDED),
-		.walked = (int64_t)scrub_get(txn, TABLE_META_WALKED),
+		.began = scrub_get_time(txn, TABLE_META_SCRUB_BEGAN),
+		.ended = scrub_get_time(txn, TABLE_META_SCRUB_ENDED),
+		.walked = scrub_get_time(txn, TABLE_META_WALKED),
 	};
 	ret->over = !ret->began ||
 		    scrub_get(txn, TABLE_META_SCRUB_STAGE) >= SCRUB_OVER;
@@ -192,9 +201,9 @@ static void scrub_walk(struct scrub *s, int64_t now_sec)
 	idle_io(false); /* what is pinned meanwhile makes the index grow */
 	r = walk_index(&w, s->t->ix);
 	idle_io(true);
-	if (r == -ECANCELED)
-		return;
-	s->st.walked = now_sec; /* whatever came of it: not again at once */
+	if (r < 0 && r != -EBADMSG && r != -EIO)
+		return; /* it could not be done now */
+	s->st.walked = now_sec;
 	if (r == -EBADMSG || r == -EIO)
 		s->cfg.index_bad(s->cfg.arg, w.text);
 	if (r >= 0 && w.damaged)
@@ -234,13 +243,17 @@ static int scrub_note_block(struct scrub *s)
 static int scrub_drop_file(struct scrub *s)
 {
 	char text[PROOF_TEXT_MAX + 64];
+	int r = loss_file(s->cfg.fs, s->proof.bad);
 
+	if (r < 0)
+		return r;
 	snprintf(text, sizeof(text), "damage: %s; dropped from the cache",
 		 s->proof.text);
 	scrub_tell(s, LOG_ERR, text);
-	return loss_file(s->cfg.fs, s->proof.bad);
+	return 0;
 }
 
+/* An error leaves them to the next slice. */
 static int scrub_drop_blocks(struct scrub *s)
 {
 	uint64_t files = 0;
@@ -250,7 +263,8 @@ static int scrub_drop_blocks(struct scrub *s)
 	if (!s->bad.n)
 		return 0;
 	r = loss_blocks(s->cfg.fs, &s->bad, &files);
-	s->bad.n = 0;
+	if (r >= 0)
+		s->bad.n = 0;
 	if (files) {
 		snprintf(
 			text, sizeof(text),
@@ -279,6 +293,8 @@ static int scrub_step(struct scrub *s)
 			dropped = scrub_note_block(s);
 	}
 	s->st.done += r > 0 ? p->bytes : 0;
+	if (dropped < 0)
+		p->at = p->bad; /* once more */
 	return dropped < 0 ? dropped : r;
 }
 
@@ -339,14 +355,13 @@ static int scrub_begin_pass(struct scrub *s, int64_t now)
 /* The part of the period that is over: 1 and more is all of it. */
 static double scrub_elapsed(struct scrub *s, int64_t now)
 {
-	int64_t began = s->st.began * NSEC_PER_SEC;
+	double sec = (double)now / (double)NSEC_PER_SEC - (double)s->st.began;
 
-	if (now < began - NSEC_PER_SEC) { /* the clock was set back */
+	if (sec < -1) { /* the clock was set back */
 		s->st.began = now / NSEC_PER_SEC;
-		began = now;
+		sec = 0;
 	}
-	return (double)(now - began) / (double)NSEC_PER_SEC /
-	       (double)s->cfg.period_sec;
+	return sec / (double)s->cfg.period_sec;
 }
 
 static bool scrub_in_use(struct scrub *s)

@@ -14,6 +14,7 @@
 #include "store/walk.h"
 
 #define VET_REASON_MAX 256
+#define VET_TIME_MAX (UINT64_C(1) << 40) /* unix seconds */
 
 int store_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
 {
@@ -54,7 +55,8 @@ static int64_t vet_walked(struct index *ix)
 	uint64_t sec;
 
 	if (index_begin(ix, false, &txn) < 0 ||
-	    table_meta_get(txn, TABLE_META_WALKED, &sec) < 0)
+	    table_meta_get(txn, TABLE_META_WALKED, &sec) < 0 ||
+	    sec > VET_TIME_MAX)
 		return 0;
 	return (int64_t)sec;
 }
