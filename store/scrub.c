@@ -391,6 +391,8 @@ static int scrub_bytes(struct scrub *s, int64_t now)
 	uint64_t due = UINT64_MAX;
 	int r;
 
+	if (scrub_drop_blocks(s) < 0) /* those that could not be */
+		return SCRUB_RETRY_RESTS;
 	if (s->stage == SCRUB_OVER) {
 		if (elapsed <= 1)
 			return scrub_rests(s, elapsed, 1);
