@@ -427,7 +427,8 @@ static int scrub_round(struct scrub *s)
 static void *scrub_main(void *arg)
 {
 	struct scrub *s = arg;
-	int rests = SCRUB_RETRY_RESTS; /* those who mount want the disk first */
+	/* Those who mount want the disk first. */
+	int rests = scrub_rests(s, 0, 1);
 
 	(void)pthread_setname_np(pthread_self(), "scrub");
 	/* Not idle as a whole: it holds the index's write lock now and then. */
