@@ -72,7 +72,7 @@ void store_apply_growth(struct store *st);
  */
 int store_vet(struct store *st, int found, char *reason, size_t size);
 /* Record the walk, and have mended what it found. */
-int store_vetted(struct store *st);
+void store_vetted(struct store *st);
 /* What a walk found while the store is in use; @arg is the store. */
 void store_found_damaged(void *arg, uint64_t records, const char *first);
 void store_found_bad(void *arg, const char *text);

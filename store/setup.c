@@ -490,7 +490,7 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 	if (r >= 0)
 		r = setup_root(st, cfg);
 	if (r >= 0)
-		r = store_vetted(st);
+		store_vetted(st);
 	if (r >= 0)
 		r = setup_threads(st, cfg);
 	if (r >= 0)

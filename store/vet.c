@@ -119,13 +119,14 @@ void store_found_bad(void *arg, const char *first)
 		st->report(st->report_arg, LOG_ERR, text);
 }
 
-int store_vetted(struct store *st)
+/* What cannot be recorded, for there is no room, is walked again next time. */
+void store_vetted(struct store *st)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
 	int r;
 
 	if (!st->vetted.sec)
-		return 0;
+		return;
 	r = edit_begin(&st->tree, QUOTA_SYSTEM, &e);
 	if (r >= 0)
 		r = table_meta_put(e.txn, TABLE_META_WALKED,
@@ -133,8 +134,7 @@ int store_vetted(struct store *st)
 	if (r >= 0 && st->vetted.damaged)
 		r = table_meta_put(e.txn, TABLE_META_RESCAN, 1);
 	if (r >= 0)
-		r = edit_commit(&e);
+		(void)edit_commit(&e);
 	if (st->vetted.damaged)
 		store_found_damaged(st, st->vetted.damaged, st->vetted.text);
-	return r;
 }
