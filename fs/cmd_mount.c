@@ -95,6 +95,8 @@ static const struct argp argp = {
 	       "  min_free=1G|5%|0   what is left free of the disk (5%)\n"
 	       "  grace=600|10m      what was used so lately stays (10m)\n"
 	       "  sync=strict|lazy   whether fsync waits for the disk (lazy)\n"
+	       "  scrub=30d|off      in what time all that is stored is read once and\n"
+	       "                     compared with its checksums (30d)\n"
 	       "  workers=N          threads that answer at first, 1 to 64 (2 per\n"
 	       "                     CPU, 4 to 16); up to 64 when all are busy\n"
 	       "  watchdog=30|0      seconds without a sign of life after which the\n"

@@ -15,9 +15,9 @@
 
 /* What fuse_opt fills in: text and switches, nothing checked yet. */
 struct given {
-	char *limit, *low, *min_free, *grace, *sync, *workers; /* owned */
-	char *watchdog;					       /* owned */
-	int allow_other; /* -1: not said */
+	char *limit, *low, *min_free, *grace, *sync, *scrub, *workers,
+		*watchdog; /* owned */
+	int allow_other;   /* -1: not said */
 	unsigned long flags;
 	char *why;
 	size_t why_size;
@@ -38,6 +38,7 @@ static const struct fuse_opt options[] = {
 	OPT_TEXT("min_free", min_free),
 	OPT_TEXT("grace", grace),
 	OPT_TEXT("sync", sync),
+	OPT_TEXT("scrub", scrub),
 	OPT_TEXT("workers", workers),
 	OPT_TEXT("watchdog", watchdog),
 	OPT_SWITCH("allow_other", allow_other, 1),
@@ -127,7 +128,7 @@ static int take_option(void *data, const char *arg, int key,
 	}
 	snprintf(
 		g->why, g->why_size,
-		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, workers=, watchdog=, allow_other and noallow_other",
+		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, scrub=, workers=, watchdog=, allow_other and noallow_other",
 		arg);
 	return -1;
 }
@@ -139,6 +140,7 @@ static void release_given(struct given *g)
 	free(g->min_free);
 	free(g->grace);
 	free(g->sync);
+	free(g->scrub);
 	free(g->workers);
 	free(g->watchdog);
 }
@@ -249,6 +251,26 @@ static int check_sync(const struct given *g, bool *ret)
 	return -EINVAL;
 }
 
+static int check_scrub(const struct given *g, int64_t *ret)
+{
+	if (!g->scrub) {
+		*ret = CONFIG_SCRUB_SEC;
+		return 0;
+	}
+	if (strcmp(g->scrub, "off") == 0) {
+		*ret = 0;
+		return 0;
+	}
+	if (units_parse_span(g->scrub, ret) == 0 &&
+	    *ret <= CONFIG_SCRUB_MAX_SEC)
+		return 0;
+	snprintf(
+		g->why, g->why_size,
+		"scrub=%s must be off or a time of up to 3650d in which all is read once, as 30d",
+		g->scrub);
+	return -EINVAL;
+}
+
 /* The one place that decides whether what was given makes sense. */
 static int check(const struct given *g, bool root, struct config *c)
 {
@@ -261,6 +283,9 @@ static int check(const struct given *g, bool root, struct config *c)
 	if (r < 0)
 		return r;
 	r = check_sync(g, &c->sync_strict);
+	if (r < 0)
+		return r;
+	r = check_scrub(g, &c->scrub_sec);
 	if (r < 0)
 		return r;
 	r = check_workers(g, &c->workers);

@@ -20,6 +20,8 @@
 #define CONFIG_GRACE_MAX_SEC (INT64_C(365) * 24 * 3600)
 #define CONFIG_WATCHDOG_SEC 30
 #define CONFIG_WATCHDOG_MAX_SEC (INT64_C(24) * 3600)
+#define CONFIG_SCRUB_SEC (INT64_C(30) * 24 * 3600)
+#define CONFIG_SCRUB_MAX_SEC (INT64_C(3650) * 24 * 3600)
 
 struct config {
 	/* As given; NULL means the store's default. Owned. */
@@ -28,7 +30,8 @@ struct config {
 	int64_t grace_sec;    /* -1: the default */
 	int64_t watchdog_sec; /* 0: none */
 	bool sync_strict;
-	unsigned workers; /* to begin with, 1..CONFIG_WORKERS_MAX */
+	int64_t scrub_sec; /* 0: off */
+	unsigned workers;  /* to begin with, 1..CONFIG_WORKERS_MAX */
 	bool allow_other;
 	unsigned long mount_flags; /* of mount(2) */
 };

@@ -139,6 +139,12 @@ static int set_status(json_t *o, const struct store_status *s, bool mounted)
 		{ "reaped", s->reaped },
 		{ "checkpoints", s->checkpoints },
 		{ "last_checkpoint", (uint64_t)s->last_checkpoint },
+		{ "damaged_blocks", s->damaged_blocks },
+		{ "damaged_records", s->damaged_records },
+		{ "scrub_bytes", s->scrub_bytes },
+		{ "scrub_all_bytes", s->scrub_all },
+		{ "last_scrub", (uint64_t)s->last_scrub },
+		{ "last_walk", (uint64_t)s->last_walk },
 	};
 	const struct number since[] = {
 		{ "since", mounted ? (uint64_t)s->since : 0 },
@@ -295,10 +301,28 @@ static void print_counts(FILE *out, const json_t *o)
 	fprintf(out, "evicted     %llu entries, %s\n",
 		(unsigned long long)number_of(o, "evictions"),
 		size_of(o, "evicted_bytes", &t));
-	if (number_of(o, "damaged"))
-		fprintf(out, "damaged     %llu files, dropped\n",
-			(unsigned long long)number_of(o, "damaged"));
 	fprintf(out, "checkpoint  %s\n", time_of(o, "last_checkpoint", &t));
+}
+
+static void print_health(FILE *out, const json_t *o)
+{
+	uint64_t bytes = number_of(o, "scrub_bytes");
+	uint64_t all = number_of(o, "scrub_all_bytes");
+	struct text t;
+
+	if (number_of(o, "damaged") || number_of(o, "damaged_blocks"))
+		fprintf(out, "damaged     %llu files, dropped; %llu blocks\n",
+			(unsigned long long)number_of(o, "damaged"),
+			(unsigned long long)number_of(o, "damaged_blocks"));
+	if (number_of(o, "damaged_records"))
+		fprintf(out,
+			"            %llu records of the index, by the last walk\n",
+			(unsigned long long)number_of(o, "damaged_records"));
+	fprintf(out, "scrub       %s", time_of(o, "last_scrub", &t));
+	if (bytes < all)
+		fprintf(out, "; the next one is at %u %%",
+			(unsigned)((double)bytes * 100 / (double)all));
+	fprintf(out, "; index walked %s\n", time_of(o, "last_walk", &t));
 }
 
 void report_text(FILE *out, const json_t *report)
@@ -308,6 +332,7 @@ void report_text(FILE *out, const json_t *report)
 	print_used(out, report);
 	print_sharing(out, report);
 	print_counts(out, report);
+	print_health(out, report);
 }
 
 /* ---- Prometheus ---- */
@@ -363,6 +388,18 @@ static const struct metric metrics[] = {
 	{ "checkpoints", "checkpoints_total", "counter", "Checkpoints taken." },
 	{ "last_checkpoint", "last_checkpoint_timestamp_seconds", "gauge",
 	  "When the last checkpoint was taken." },
+	{ "damaged_blocks", "damaged_blocks_total", "counter",
+	  "Blocks whose bytes were found wrong." },
+	{ "damaged_records", "damaged_records", "gauge",
+	  "Records of the index that the last walk found damaged." },
+	{ "scrub_bytes", "scrub_bytes", "gauge",
+	  "Bytes read by the scrub that is under way, or by the last one." },
+	{ "scrub_all_bytes", "scrub_all_bytes", "gauge",
+	  "Bytes that it reads in all, about." },
+	{ "last_scrub", "last_scrub_timestamp_seconds", "gauge",
+	  "When all bytes had been read and compared." },
+	{ "last_walk", "last_walk_timestamp_seconds", "gauge",
+	  "When all records of the index had been read." },
 };
 
 /* A label's value, with \, " and newline escaped. */

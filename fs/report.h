@@ -41,6 +41,11 @@
  *   damaged                 files dropped because their bytes were wrong
  *   reaped                  abandoned temporary files removed
  *   checkpoints, last_checkpoint (unix seconds)
+ *   damaged_blocks          found since the mount
+ *   damaged_records         of the index, by the last walk
+ *   scrub_bytes             read by the scrub that is under way or the last one
+ *   scrub_all_bytes         of about so many
+ *   last_scrub, last_walk   when they were through (unix seconds; 0: never)
  *
  * Pure but for writing to the given stream. Threads: any number at once.
  */

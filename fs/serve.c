@@ -28,6 +28,8 @@
 #define SERVE_READ_AHEAD_KB 4096
 /* How often the keeper is told that all is well. */
 #define SERVE_BEAT_MSEC 1000
+/* So many crashes in a row may have been the index's fault. */
+#define SERVE_CRASHES 2
 
 _Static_assert(CONFIG_WORKERS_MAX <= SESSION_WORKERS_MAX,
 	       "a session takes as many workers as may be asked for");
@@ -79,6 +81,8 @@ static int open_store(struct serving *d, struct store_resume *files, size_t n,
 			    .min_free = c->min_free,
 			    .grace_sec = c->grace_sec },
 		.sync_strict = c->sync_strict,
+		.scrub_sec = c->scrub_sec,
+		.distrust = atomic_load(&d->sv->kept->crashes) >= SERVE_CRASHES,
 		.root_uid = geteuid(),
 		.root_gid = getegid(),
 		.report = on_report,

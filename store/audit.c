@@ -40,8 +40,10 @@ enum {
 #define NODE_TABLE 0x02 /* the value is a table record */
 
 #define KEY_MAX 511
-#define DEPTH_MAX 32
+#define DEPTH_MAX 24 /* 2^24 leaves fill the map; LMDB's cursors end at 32 */
 #define TABLES_MAX 64
+#define TABLE_NAME_MAX 31
+#define FREE_FLAGS 0x08 /* of the free list's record: its keys are integers */
 #define NO_PAGE UINT64_MAX
 
 enum tree_kind { TREE_FREE, TREE_MAIN, TREE_TABLE };
@@ -55,6 +57,7 @@ struct tree {
 	enum tree_kind kind;
 	struct mdbfile_table is;  /* what its record says */
 	struct mdbfile_table has; /* what was counted */
+	const char *name;	  /* of a table */
 	bool first;		  /* no key was seen yet */
 	bool separator;		  /* the last key seen stands in a branch */
 	struct key last;
@@ -76,7 +79,10 @@ struct audit {
 	uint8_t covered[MDBFILE_PAGE_MAX / 2]; /* by a node: two bytes each */
 	struct level level[DEPTH_MAX];
 	struct mdbfile_table table[TABLES_MAX];
+	char name[TABLES_MAX][TABLE_NAME_MAX + 1];
 	unsigned tables;
+	audit_record_fn fn; /* NULL: nobody wants records */
+	void *arg;
 	struct audit_found found;
 };
 
@@ -155,6 +161,15 @@ static size_t node_size(const uint8_t *node, bool leaf)
 	return len + len % 2;
 }
 
+/* What LMDB keeps in a leaf: of larger ones no two fit a page, and it could not
+ * split that. */
+static size_t node_max(const struct audit *au)
+{
+	size_t half = (au->page_size - PAGE_HEAD) / 2;
+
+	return half - half % 2 - sizeof(uint16_t);
+}
+
 /* The nodes fill the page from upper to its end, each byte once. */
 static int check_nodes(struct audit *au, const struct level *lv, bool leaf)
 {
@@ -174,6 +189,9 @@ static int check_nodes(struct audit *au, const struct level *lv, bool leaf)
 		size = node_size(node, leaf);
 		if (size > au->page_size - off || size > left)
 			return wrong(au, lv->number, "has a damaged node");
+		if (size > node_max(au) ||
+		    get_u16(node + NODE_KEY_LENGTH) > KEY_MAX)
+			return wrong(au, lv->number, "has too large a node");
 		if (memchr(au->covered + off / 2, 1, size / 2))
 			return wrong(au, lv->number, "has nodes that overlap");
 		memset(au->covered + off / 2, 1, size / 2);
@@ -229,7 +247,8 @@ static int next_key(struct audit *au, struct tree *tree, uint64_t page,
 	return 0;
 }
 
-/* A value on pages of its own. *@ret: its bytes if @want, to be freed. */
+/* A value on pages of its own. *@ret: its bytes, to be freed. All are read: one
+ * that cannot be would be a signal later. */
 static int big_value(struct audit *au, struct tree *tree, const uint8_t *value,
 		     size_t len, uint8_t **ret)
 {
@@ -253,8 +272,6 @@ static int big_value(struct audit *au, struct tree *tree, const uint8_t *value,
 	if (r < 0)
 		return r;
 	tree->has.overflow_pages += n;
-	if (tree->kind != TREE_FREE)
-		return 0;
 	buf = malloc(PAGE_HEAD + len);
 	if (!buf)
 		return -ENOMEM;
@@ -291,18 +308,31 @@ static int free_pages(struct audit *au, const struct tree *tree, uint64_t page,
 	return 0;
 }
 
-static int table_record(struct audit *au, uint64_t page, const uint8_t *value,
-			size_t len)
+/* The record of a table, whose name is the last key. */
+static int table_record(struct audit *au, const struct tree *tree,
+			uint64_t page, const uint8_t *value, size_t len)
 {
-	struct mdbfile_table *table = &au->table[au->tables];
+	const struct key *name = &tree->last;
 
 	if (len != MDBFILE_TABLE_SIZE || au->tables == TABLES_MAX)
 		return wrong(au, page, "has a wrong table record");
-	*table = mdbfile_table(value);
-	if (table->flags != 0)
-		return wrong(au, page, "names a table of another kind");
+	au->table[au->tables] = mdbfile_table(value);
+	if (name->len <= TABLE_NAME_MAX)
+		memcpy(au->name[au->tables], name->bytes, name->len);
 	au->tables++;
 	return 0;
+}
+
+static int tell_record(struct audit *au, const struct tree *tree,
+		       const uint8_t *value, size_t len)
+{
+	const struct audit_record rec = { .table = tree->name,
+					  .key = tree->last.bytes,
+					  .key_len = tree->last.len,
+					  .value = value,
+					  .len = len };
+
+	return au->fn ? au->fn(au->arg, &rec) : 0;
 }
 
 static int leaf_node(struct audit *au, struct tree *tree, uint64_t page,
@@ -315,7 +345,8 @@ static int leaf_node(struct audit *au, struct tree *tree, uint64_t page,
 	cleanup_free uint8_t *buf = NULL;
 	int r;
 
-	if ((flags & ~NODE_BIG) != (tree->kind == TREE_MAIN ? NODE_TABLE : 0))
+	if (tree->kind == TREE_MAIN ? flags != NODE_TABLE
+				    : (flags & ~NODE_BIG) != 0)
 		return wrong(au, page, "has a node of a wrong kind");
 	tree->has.entries++;
 	r = next_key(au, tree, page, node, false);
@@ -323,11 +354,13 @@ static int leaf_node(struct audit *au, struct tree *tree, uint64_t page,
 		r = big_value(au, tree, value, len, &buf);
 	if (r < 0)
 		return r;
+	if (buf)
+		value = buf;
 	if (tree->kind == TREE_MAIN)
-		return table_record(au, page, value, len);
+		return table_record(au, tree, page, value, len);
 	if (tree->kind == TREE_FREE)
-		return free_pages(au, tree, page, buf ? buf : value, len);
-	return 0;
+		return free_pages(au, tree, page, value, len);
+	return tell_record(au, tree, value, len);
 }
 
 /* -- Trees ---------------------------------------------------------------- */
@@ -344,6 +377,8 @@ static int check_page(struct audit *au, struct level *lv, bool leaf)
 	    upper > au->page_size)
 		return wrong(au, lv->number, "has a damaged head");
 	lv->nodes = (unsigned)(lower - PAGE_HEAD) / 2;
+	if (!leaf && lv->nodes < 2) /* LMDB would abort() */
+		return wrong(au, lv->number, "leads to one page only");
 	return check_nodes(au, lv, leaf);
 }
 
@@ -393,13 +428,17 @@ static int step(struct audit *au, struct tree *tree, unsigned *depth)
 	return enter(au, tree, *depth, child_of(node));
 }
 
-static int walk(struct audit *au, enum tree_kind kind,
+static int walk(struct audit *au, enum tree_kind kind, const char *name,
 		const struct mdbfile_table *table)
 {
-	struct tree tree = { .kind = kind, .is = *table, .first = true };
+	struct tree tree = {
+		.kind = kind, .is = *table, .first = true, .name = name
+	};
 	unsigned depth = 0;
 	int r;
 
+	if (table->flags != (kind == TREE_FREE ? FREE_FLAGS : 0))
+		return wrong(au, table->root, "is of a table of another kind");
 	if (table->root == NO_PAGE)
 		return table->entries ? wrong(au, 0, "names no root") : 0;
 	if (table->depth == 0 || table->depth > DEPTH_MAX)
@@ -431,17 +470,23 @@ static int walk_all(struct audit *au, const uint8_t *meta)
 	int r;
 
 	table = mdbfile_main_table(meta, au->page_size);
-	r = walk(au, TREE_MAIN, &table);
+	r = walk(au, TREE_MAIN, "", &table);
 	for (i = 0; r == 0 && i < au->tables; i++)
-		r = walk(au, TREE_TABLE, &au->table[i]);
+		r = walk(au, TREE_TABLE, au->name[i], &au->table[i]);
 	if (r < 0)
 		return r;
 	table = mdbfile_free_table(meta, au->page_size);
-	return walk(au, TREE_FREE, &table);
+	return walk(au, TREE_FREE, "", &table);
 }
 
 int audit_snapshot(int fd, const uint8_t *meta, uint64_t page_size,
 		   struct audit_found *ret)
+{
+	return audit_records(fd, meta, page_size, NULL, NULL, ret);
+}
+
+int audit_records(int fd, const uint8_t *meta, uint64_t page_size,
+		  audit_record_fn fn, void *arg, struct audit_found *ret)
 {
 	cleanup_free struct audit *au = calloc(1, sizeof(*au));
 	int i;
@@ -450,6 +495,8 @@ int audit_snapshot(int fd, const uint8_t *meta, uint64_t page_size,
 	if (!au)
 		return -ENOMEM;
 	au->fd = fd;
+	au->fn = fn;
+	au->arg = arg;
 	au->page_size = page_size;
 	au->pages = mdbfile_pages(meta, page_size);
 	au->txnid = mdbfile_txnid(meta, page_size);

@@ -2,8 +2,8 @@
 /*
  * Is the store what it should be? All parts of a check, in order:
  *
- *	CHECK_INDEX	the tables, in one snapshot (namecheck, blockcheck), and
- *			what is charged
+ *	CHECK_INDEX	the pages (walk); the tables, in one snapshot (namecheck,
+ *			blockcheck), and what is charged
  *	CHECK_FILES	pack files of inodes, and bytes
  *	CHECK_PACKS	pack files of blocks
  *	CHECK_BLOCKS	bytes of blocks

@@ -280,6 +280,7 @@ static void cut_forget_block(struct cut *ct, uint64_t off)
 	ct->c->fs->report(ct->c->fs->report_arg, LOG_ERR, text);
 	if (!ct->p.v[i].known)
 		return;
+	atomic_fetch_add(&ct->t->bad_blocks, 1);
 	r = edit_begin(ct->t, QUOTA_SYSTEM, &e);
 	if (r >= 0)
 		r = block_get(e.txn, ct->p.v[i].known, &bl);

@@ -15,8 +15,7 @@
 #include "store/table.h"
 
 #define DATACHECK_BATCH 256 /* records in one transaction */
-#define DATACHECK_CHUNK (1 * MIB)
-#define DATACHECK_TRIES 4 /* with what changes meanwhile */
+#define DATACHECK_TRIES 4   /* with what changes meanwhile */
 
 static bool datacheck_is_over(const struct datacheck *dc)
 {
@@ -346,36 +345,6 @@ static int datacheck_block_rec(struct datacheck *dc, uint64_t id,
 	return r < 0 ? r : block_get(txn, id, ret);
 }
 
-/* Digest the block; what is first in it is masked as it was when it was cut. */
-static int datacheck_digest(struct pack *pk, const struct block_rec *bl,
-			    uint8_t sha256[static RECORD_SHA256_SIZE],
-			    uint64_t *ret_xxh3)
-{
-	cleanup_free uint8_t *buf = malloc(DATACHECK_CHUNK);
-	cleanup_digest_block struct digest_block *d = NULL;
-	int r = buf ? digest_block_new(&d) : -ENOMEM;
-	ssize_t n;
-
-	if (r < 0)
-		return r;
-	digest_block_begin(d);
-	for (uint64_t off = 0; off < bl->length; off += (uint64_t)n) {
-		uint64_t left = bl->length - off;
-
-		n = pack_read(pk, buf,
-			      left < DATACHECK_CHUNK ? (size_t)left
-						     : DATACHECK_CHUNK,
-			      bl->offset + off);
-		if (n <= 0)
-			return n < 0 ? (int)n : -EBADMSG;
-		/* A chunk is longer than a header. */
-		if (!off)
-			pieces_mask(buf, bl->length);
-		digest_block_update(d, buf, (size_t)n);
-	}
-	return digest_block_end(d, sha256, ret_xxh3);
-}
-
 /* 1: @why says what is wrong with it. */
 static int datacheck_look_block(struct datacheck *dc,
 				const struct block_rec *bl,
@@ -383,15 +352,11 @@ static int datacheck_look_block(struct datacheck *dc,
 {
 	uint8_t sha256[RECORD_SHA256_SIZE];
 	uint64_t xxh3 = 0;
-	struct pack *pk;
-	int r = pack_get_blocks(dc->t->packs, bl->pack, &pk);
+	int r = pieces_digest_block(dc->t->packs, bl, NULL, NULL, sha256,
+				    &xxh3);
 
 	if (r == -ENOENT) /* told with the packs */
 		return 0;
-	if (r < 0)
-		return r;
-	r = datacheck_digest(pk, bl, sha256, &xxh3);
-	pack_put_blocks(pk);
 	if (r < 0 && !datacheck_is_finding(r))
 		return r;
 	if (r == -EBADMSG)

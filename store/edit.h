@@ -51,7 +51,8 @@ struct tree {
 	void *checkpoint_arg;
 	atomic_uint_fast64_t hits;
 	atomic_uint_fast64_t misses;
-	uint32_t view; /* of new inodes */
+	atomic_uint_fast64_t bad_blocks; /* found damaged */
+	uint32_t view;			 /* of new inodes */
 };
 
 #define EDIT_DROPS_MAX 64    /* inodes that one edit can remove */

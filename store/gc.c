@@ -285,6 +285,7 @@ static void gc_damaged(void *arg, uint64_t block, uint64_t pack)
 	struct gc *gc = arg;
 	char text[160];
 
+	atomic_fetch_add(&gc->t->bad_blocks, 1);
 	if (!gc->report)
 		return;
 	snprintf(text, sizeof(text),

@@ -21,27 +21,6 @@
 #define AHEAD_PAGES 64
 #define AHEAD_STEP_PAGES 32
 
-static const char *const table_names[INDEX_TABLES] = {
-	[INDEX_META] = "meta",	     [INDEX_INODE] = "inode",
-	[INDEX_INLINE] = "inline",   [INDEX_DIRENT] = "dirent",
-	[INDEX_COOKIE] = "cookie",   [INDEX_PACK] = "pack",
-	[INDEX_LRU] = "lru",	     [INDEX_ENTRY] = "entry",
-	[INDEX_ORPHAN] = "orphan",   [INDEX_RECIPE] = "recipe",
-	[INDEX_BLOCK] = "block",     [INDEX_DIGEST] = "digest",
-	[INDEX_PENDING] = "pending", [INDEX_REPLAY] = "replay",
-};
-
-static const struct {
-	const char *name;
-	uint64_t first;
-} id_marks[INDEX_IDS] = {
-	[INDEX_ID_INO] = { "next_ino", RECORD_ROOT_INO + 1 },
-	[INDEX_ID_PACK] = { "next_pack", 1 },
-	[INDEX_ID_ENTRY] = { "next_entry", 1 },
-	[INDEX_ID_BLOCK] = { "next_block", 1 },
-	[INDEX_ID_RECIPE] = { "next_recipe", 1 },
-};
-
 struct index {
 	struct env env;
 	MDB_dbi dbi[INDEX_TABLES];
@@ -120,7 +99,7 @@ static int raise_marks(struct index_txn *txn, uint64_t marks[INDEX_IDS])
 		marks[i] = ids_mark(&ix->ids, i, &raised);
 		if (!raised)
 			continue;
-		key = record_key_text(id_marks[i].name);
+		key = record_key_text(schema_ids[i].name);
 		record_u64_encode(marks[i], val);
 		r = index_put(txn, INDEX_META, &key, val, sizeof(val), false);
 		if (r < 0)
@@ -383,8 +362,8 @@ int index_top_up_ids(struct index *ix)
 static int load_mark(struct index_txn *txn, enum index_id which, bool created,
 		     uint64_t skip)
 {
-	struct record_key key = record_key_text(id_marks[which].name);
-	uint64_t first = id_marks[which].first;
+	struct record_key key = record_key_text(schema_ids[which].name);
+	uint64_t first = schema_ids[which].first;
 	uint8_t val[sizeof(uint64_t)];
 	ssize_t len = index_get(txn, INDEX_META, &key, val, sizeof(val));
 	int r;
@@ -425,7 +404,7 @@ static int prepare(struct index *ix, int flags)
 
 	if (r < 0)
 		return r;
-	r = env_open_tables(txn->mdb, table_names, INDEX_TABLES, ix->dbi,
+	r = env_open_tables(txn->mdb, schema_tables, INDEX_TABLES, ix->dbi,
 			    &created);
 	for (int i = 0; r == 0 && i < INDEX_IDS; i++)
 		r = load_mark(txn, i, created, skipped(flags, i));
@@ -509,31 +488,22 @@ bool index_overgrown(struct index *ix)
 	       ix->rewritten * ix->env.page_size >= ix->most_bytes;
 }
 
-static int count(struct index_txn *txn, struct index_stat *ret)
-{
-	MDB_stat stat;
-	int i, r;
-
-	ret->page_size = txn->ix->env.page_size;
-	ret->txnid = mdb_txn_id(txn->mdb);
-	ret->file_pages = env_file_pages(&txn->ix->env);
-	r = env_count_free(txn->mdb, &ret->free_pages);
-	for (i = 0; r == 0 && i < INDEX_TABLES; i++) {
-		r = env_errno(mdb_stat(txn->mdb, txn->ix->dbi[i], &stat));
-		if (r == 0)
-			ret->entries[i] = stat.ms_entries;
-	}
-	return r;
-}
-
 int index_stat(struct index *ix, struct index_stat *ret)
 {
 	cleanup_txn struct index_txn *txn = NULL;
-	struct index_stat out;
-	int r = index_begin(ix, false, &txn);
+	struct index_stat out = { .page_size = ix->env.page_size };
+	MDB_stat stat;
+	int i, r = index_begin(ix, false, &txn);
 
-	if (r == 0)
-		r = count(txn, &out);
+	if (r < 0)
+		return r;
+	out.txnid = mdb_txn_id(txn->mdb);
+	out.file_pages = env_file_pages(&ix->env);
+	r = env_count_free(txn->mdb, &out.free_pages);
+	for (i = 0; r == 0 && i < INDEX_TABLES; i++) {
+		r = env_errno(mdb_stat(txn->mdb, ix->dbi[i], &stat));
+		out.entries[i] = r == 0 ? stat.ms_entries : 0;
+	}
 	if (r == 0)
 		*ret = out;
 	return r;
@@ -549,13 +519,13 @@ bool index_frozen(const struct index *ix)
 	return atomic_load(&ix->frozen) || atomic_load(&ix->env.broken);
 }
 
-int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
-	      struct index_snap **ret)
+/* @under_lock (may be NULL) and the count of growth are a checkpoint's. */
+static int pin(struct index *ix, bool checkpoint, void (*under_lock)(void *arg),
+	       void *arg, struct index_snap **ret)
 {
 	size_t meta_len = 2 * ix->env.page_size;
 	cleanup_free struct index_snap *snap = malloc(sizeof(*snap) + meta_len);
-	MDB_txn *lock;
-	MDB_txn *pin;
+	MDB_txn *lock, *txn;
 	int r;
 
 	if (!snap)
@@ -566,19 +536,32 @@ int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
 	r = env_begin(&ix->env, true, &lock);
 	if (r < 0)
 		return r;
-	r = env_pin(&ix->env, snap->meta, &pin);
+	r = env_pin(&ix->env, snap->meta, &txn);
 	if (r == 0) {
-		snap->txn = pin;
-		snap->txnid = mdb_txn_id(pin);
+		snap->txn = txn;
+		snap->txnid = mdb_txn_id(txn);
+		snap->fd = ix->env.fd;
 		snap->page_size = ix->env.page_size;
 		if (under_lock)
 			under_lock(arg);
-		pinned(ix, mdbfile_pages(snap->meta, snap->page_size));
+		if (checkpoint)
+			pinned(ix, mdbfile_pages(snap->meta, snap->page_size));
 	}
 	mdb_txn_abort(lock);
 	if (r == 0)
 		*ret = steal_ptr(snap);
 	return r;
+}
+
+int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
+	      struct index_snap **ret)
+{
+	return pin(ix, true, under_lock, arg, ret);
+}
+
+int index_snapshot(struct index *ix, struct index_snap **ret)
+{
+	return pin(ix, false, NULL, NULL, ret);
 }
 
 void index_unpin(struct index *ix, struct index_snap *snap)

@@ -30,6 +30,7 @@
 
 #include "store/base.h"
 #include "store/record.h"
+#include "store/schema.h"
 
 #define INDEX_MAP_BYTES (64 * GIB) /* address space only */
 #define INDEX_VALUE_MAX 65536	   /* bytes; larger values are refused */
@@ -39,33 +40,6 @@
 /* INDEX_ANEW begins at the unix seconds times two to this, which leaves each
  * second as many ids, and room for restores, up to the year 2106. */
 #define INDEX_ANEW_SHIFT 31
-
-enum index_table {
-	INDEX_META,
-	INDEX_INODE,
-	INDEX_INLINE,
-	INDEX_DIRENT,
-	INDEX_COOKIE,
-	INDEX_PACK,
-	INDEX_LRU,
-	INDEX_ENTRY,
-	INDEX_ORPHAN, /* key ino, no value: unlinked but open */
-	INDEX_RECIPE,
-	INDEX_BLOCK,
-	INDEX_DIGEST,
-	INDEX_PENDING,
-	INDEX_REPLAY,
-	INDEX_TABLES
-};
-
-enum index_id {
-	INDEX_ID_INO,
-	INDEX_ID_PACK,
-	INDEX_ID_ENTRY,
-	INDEX_ID_BLOCK,
-	INDEX_ID_RECIPE,
-	INDEX_IDS
-};
 
 enum index_flags {
 	INDEX_RDONLY = 1 << 0,	 /* open: no writer will begin */
@@ -215,12 +189,17 @@ void index_iter_release(struct index_iter *it); /* before the txn ends */
 struct index_snap {
 	void *txn; /* private */
 	uint64_t txnid;
+	int fd; /* of data.mdb; the index's */
 	uint64_t page_size;
 	uint8_t *meta; /* 2 * page_size bytes, in the same allocation */
 };
 int index_pin(struct index *ix, void (*under_lock)(void *arg), void *arg,
 	      struct index_snap **ret);
 void index_unpin(struct index *ix, struct index_snap *snap); /* NULL fine */
+
+/* The same for who only wants to read the snapshot from the file: it is no
+ * checkpoint, what is counted since the last pin goes on. */
+int index_snapshot(struct index *ix, struct index_snap **ret);
 
 /* Another @growth_bytes from now on, and how much may be rewritten between two
  * pins (see index_overgrown()). Any thread. */

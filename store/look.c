@@ -37,7 +37,8 @@ int store_look(const char *path, char *why, size_t why_size)
 	if (dir >= 0 && index < 0 && errno == ENOENT)
 		return 0; /* a first mount that was cut off makes it */
 	if (index >= 0)
-		found = recover_index(index, NULL, true, said, sizeof(said));
+		found = recover_index(index, NULL, RECOVER_RDONLY, said,
+				      sizeof(said));
 	else
 		found = -errno;
 	if (found == RECOVER_UNREADABLE) {

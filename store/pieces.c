@@ -37,6 +37,61 @@ void pieces_mask(uint8_t *buf, uint64_t len)
 		memset(buf + WHEEL_STAMP_AT, 0, WHEEL_STAMP_LEN);
 }
 
+ssize_t pieces_fetch(struct packs *ps, uint64_t id, void *buf, size_t len,
+		     uint64_t off, bool idle)
+{
+	struct pack *pk;
+	ssize_t n;
+	int r = pack_get_blocks(ps, id, &pk);
+
+	if (r < 0)
+		return r;
+	if (idle)
+		idle_enter();
+	n = pack_read(pk, buf, len, off);
+	if (idle)
+		idle_leave();
+	pack_put_blocks(pk);
+	return n;
+}
+
+int pieces_digest_block(struct packs *ps, const struct block_rec *bl,
+			bool (*go_on)(void *arg, size_t len), void *arg,
+			uint8_t sha256[static RECORD_SHA256_SIZE],
+			uint64_t *ret_xxh3)
+{
+	size_t window =
+		bl->length < PIECES_WINDOW ? (size_t)bl->length : PIECES_WINDOW;
+	cleanup_free uint8_t *buf = malloc(window);
+	cleanup_digest_block struct digest_block *d = NULL;
+	int r = buf ? digest_block_new(&d) : -ENOMEM;
+	ssize_t n;
+
+	if (r < 0)
+		return r;
+	digest_block_begin(d);
+	for (uint64_t off = 0; off < bl->length; off += (uint64_t)n) {
+		uint64_t left = bl->length - off;
+
+		n = pieces_fetch(ps, bl->pack, buf,
+				 left < window ? (size_t)left : window,
+				 bl->offset + off, go_on != NULL);
+		if (n <= 0)
+			return n < 0 ? (int)n : -EBADMSG;
+		/* A window is longer than a header. */
+		if (!off)
+			pieces_mask(buf, bl->length);
+		if (go_on)
+			idle_enter();
+		digest_block_update(d, buf, (size_t)n);
+		if (go_on)
+			idle_leave();
+		if (go_on && !go_on(arg, (size_t)n))
+			return -ECANCELED;
+	}
+	return digest_block_end(d, sha256, ret_xxh3);
+}
+
 static int pieces_source(void *arg, uint64_t off, void *buf, size_t len)
 {
 	ssize_t n = pack_read(arg, buf, len, off);

@@ -49,6 +49,24 @@ struct pieces {
 bool pieces_is_stamped(const uint8_t *buf, uint64_t len);
 void pieces_mask(uint8_t *buf, uint64_t len);
 
+/* Up to @len bytes at @off of the pack @id, which is in use no longer than that;
+ * with @idle at idle priority. Short at its end; -ENOENT: there is none. */
+ssize_t pieces_fetch(struct packs *ps, uint64_t id, void *buf, size_t len,
+		     uint64_t off, bool idle);
+
+/*
+ * Both digests of what is stored as the block @bl, the first bytes masked as
+ * when it was cut. The pack is in use only while a piece of it is read, so that
+ * it can be given up meanwhile.
+ * @go_on:  NULL, or told behind each piece how much was read: -ECANCELED once
+ *          it says no. With it the work is done at idle priority.
+ * -ENOENT: there is no such pack; -EBADMSG: it ends before; -EIO, -ENOMEM.
+ */
+int pieces_digest_block(struct packs *ps, const struct block_rec *bl,
+			bool (*go_on)(void *arg, size_t len), void *arg,
+			uint8_t sha256[static RECORD_SHA256_SIZE],
+			uint64_t *ret_xxh3);
+
 /*
  * Read the first @size bytes of @pk, cut and digest them, at idle priority.
  * @go_on is asked now and then: -ECANCELED once it says no. -EBADMSG: the pack

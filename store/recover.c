@@ -76,7 +76,8 @@ static int same_meta(int fd, const struct side *side)
 	return (size_t)n == len && memcmp(meta, side->meta, len) == 0;
 }
 
-static int check_snapshot(int fd, const struct side *side,
+/* Is the snapshot of these meta pages, which come from @where, whole? */
+static int check_snapshot(int fd, const struct side *side, const char *where,
 			  const struct why *why)
 {
 	struct audit_found found = { .what = "" };
@@ -84,8 +85,7 @@ static int check_snapshot(int fd, const struct side *side,
 	int r;
 
 	if (!mdbfile_sane(side->meta, side->page_size, side->txnid))
-		return unreadable(why, "index/" SIDE_NAME
-				       " holds no usable meta pages");
+		return unreadable(why, "%s holds no usable meta pages", where);
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if ((uint64_t)st.st_size / side->page_size <
@@ -99,6 +99,27 @@ static int check_snapshot(int fd, const struct side *side,
 		return unreadable(why, "index/" MDBFILE_NAME
 				       " cannot be read: Input/output error");
 	return r;
+}
+
+/* The newest snapshot of data.mdb, which may be newer than that of @side. */
+static int check_live(int fd, const struct side *side, const struct why *why)
+{
+	size_t len = 2 * side->page_size;
+	cleanup_side struct side now = { .page_size = side->page_size,
+					 .meta = malloc(len) };
+	ssize_t n;
+
+	if (!now.meta)
+		return -ENOMEM;
+	n = pread(fd, now.meta, len, 0);
+	if (n < 0)
+		return errno == EIO ? unreadable(why, "index/" MDBFILE_NAME
+						      " cannot be read")
+				    : -errno;
+	if ((size_t)n != len)
+		return unreadable(why, "index/" MDBFILE_NAME " is too short");
+	now.txnid = mdbfile_txnid(now.meta, now.page_size);
+	return check_snapshot(fd, &now, "index/" MDBFILE_NAME, why);
 }
 
 static void tell_restored(const struct side *side, const struct why *why)
@@ -128,17 +149,22 @@ static bool is_witnessed(const struct side *side, const struct stat *st,
 
 /* What does data.mdb hold? LIVE or CLEAN, or RESTORED: it is to be. */
 static int look_at_index(int fd, const struct side *side,
-			 const uint8_t *witness, const struct why *why)
+			 const uint8_t *witness, int flags,
+			 const struct why *why)
 {
 	struct stat st;
 	bool live;
-	int r;
+	int r = 0;
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	live = is_witnessed(side, &st, witness);
-	/* The saved pages say nothing of the index that goes on. */
-	r = live ? 0 : check_snapshot(fd, side, why);
+	/* The saved pages say nothing of an index that goes on; and that LMDB
+	 * has just worked with it is enough, unless it has crashed. */
+	if (!live)
+		r = check_snapshot(fd, side, "index/" SIDE_NAME, why);
+	else if (flags & RECOVER_DISTRUST)
+		r = check_live(fd, side, why);
 	if (r != 0)
 		return r;
 	r = same_meta(fd, side);
@@ -150,7 +176,7 @@ static int look_at_index(int fd, const struct side *side,
 }
 
 static int found_snapshot(int dir_fd, const struct side *side,
-			  const uint8_t *witness, bool rdonly,
+			  const uint8_t *witness, int flags,
 			  const struct why *why)
 {
 	cleanup_close int fd =
@@ -161,10 +187,10 @@ static int found_snapshot(int dir_fd, const struct side *side,
 		return unreadable(why, "index/" MDBFILE_NAME " is missing");
 	if (fd < 0)
 		return -errno;
-	found = look_at_index(fd, side, witness, why);
+	found = look_at_index(fd, side, witness, flags, why);
 	if (found != RECOVER_RESTORED)
 		return found;
-	if (!rdonly) {
+	if (!(flags & RECOVER_RDONLY)) {
 		r = mdbfile_restore(dir_fd, side->meta, side->page_size);
 		if (r < 0)
 			return r;
@@ -173,10 +199,11 @@ static int found_snapshot(int dir_fd, const struct side *side,
 	return RECOVER_RESTORED;
 }
 
-int recover_index(int index_dir_fd, const uint8_t *witness, bool rdonly,
+int recover_index(int index_dir_fd, const uint8_t *witness, int flags,
 		  char *why, size_t why_size)
 {
 	const struct why reason = { why, why_size };
+	bool rdonly = flags & RECOVER_RDONLY;
 	cleanup_side struct side side = { .meta = NULL };
 	int r = side_read(index_dir_fd, &side);
 
@@ -192,7 +219,7 @@ int recover_index(int index_dir_fd, const uint8_t *witness, bool rdonly,
 		return -errno;
 	if (side.flags & SIDE_EMPTY)
 		return found_empty(index_dir_fd, rdonly);
-	return found_snapshot(index_dir_fd, &side, witness, rdonly, &reason);
+	return found_snapshot(index_dir_fd, &side, witness, flags, &reason);
 }
 
 int recover_seal(int index_dir_fd)

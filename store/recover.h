@@ -31,6 +31,11 @@ enum recover_found {
 			  /* commit nothing before the first checkpoint */
 };
 
+enum recover_flags {
+	RECOVER_RDONLY = 1 << 0,
+	RECOVER_DISTRUST = 1 << 1,
+};
+
 /*
  * Look at the index directory before it is opened and, where its side file
  * says so, restore it. @why gets a sentence for UNREADABLE and RESTORED.
@@ -53,11 +58,12 @@ enum recover_found {
  * snapshot.
  *
  * @witness: SIDE_TOKEN_SIZE bytes, or NULL; all zero is as NULL.
- * @rdonly:  change nothing. RESTORED then means "would be restored": the
- *           index must not be opened as it is.
+ * @flags:   RDONLY: change nothing. RESTORED then means "would be restored": the
+ *           index must not be opened as it is. DISTRUST: an index that would
+ *           be LIVE is UNREADABLE if it is not whole.
  * Returns:  enum recover_found, or -EIO, -EACCES, -ENOMEM, ...
  */
-int recover_index(int index_dir_fd, const uint8_t *witness, bool rdonly,
+int recover_index(int index_dir_fd, const uint8_t *witness, int flags,
 		  char *why, size_t why_size);
 
 /* Make a data.mdb that is not open (a compact copy in a directory of its own)

@@ -15,10 +15,7 @@
 #include "store/table.h"
 #include "store/tree.h"
 
-#define SETUP_REASON_MAX 256
-#define SETUP_COMPACT_BYTES (16 * MIB) /* smaller indexes stay as they are */
-
-static void setup_report(void *arg, int priority, const char *text)
+void store_report(void *arg, int priority, const char *text)
 {
 	struct store *st = arg;
 
@@ -43,7 +40,7 @@ static void setup_credit(void *arg, uint64_t bytes)
 	room_credit(st->room, bytes);
 }
 
-static void setup_changed(void *arg)
+void store_changed(void *arg)
 {
 	struct store *st = arg;
 	struct checkpoint *cp = atomic_load(&st->cp);
@@ -89,7 +86,7 @@ static void setup_checkpoint_failed(void *arg, int error, bool frozen)
 		 strerror(-error),
 		 frozen ? "it is read-only until the next mount"
 			: "nothing is lost, it is tried again every second");
-	setup_report(arg, frozen ? LOG_ERR : LOG_WARNING, text);
+	store_report(arg, frozen ? LOG_ERR : LOG_WARNING, text);
 }
 
 /* As it is, nobody else runs. */
@@ -137,138 +134,6 @@ static uint64_t setup_reclaim(void *arg)
 	return bytes;
 }
 
-/* Take back what opening the index has committed; nothing was built on it. */
-static void setup_put_back(struct store *st)
-{
-	char said[SETUP_REASON_MAX];
-
-	index_close(steal_ptr(st->ix));
-	(void)recover_index(st->home.index_fd, st->witness, false, said,
-			    sizeof(said));
-}
-
-/* Is there a root, or nothing yet that would hang on one? -EBADMSG: no. */
-static int setup_check_root(struct index *ix)
-{
-	cleanup_txn struct index_txn *txn = NULL;
-	struct index_stat is;
-	struct inode root;
-	int r = index_begin(ix, false, &txn);
-
-	if (r >= 0)
-		r = table_inode_get(txn, STORE_ROOT_INO, &root);
-	if (r >= 0)
-		return S_ISDIR(root.mode) ? 0 : -EBADMSG;
-	if (r != -ENOENT)
-		return r;
-	r = index_stat(ix, &is);
-	if (r < 0)
-		return r;
-	return is.entries[INDEX_INODE] || is.entries[INDEX_DIRENT] ? -EBADMSG
-								   : 0;
-}
-
-/* Open what was recovered. -EBADMSG: it is whole, but nothing to build on. */
-static int setup_index(struct store *st, int found, char *reason, size_t size)
-{
-	struct notify changed = { .fn = setup_changed, .arg = st };
-	char path[64];
-	int flags = 0, r;
-
-	if (found == RECOVER_RESTORED)
-		flags = INDEX_RESTORED;
-	else if (found == RECOVER_LIVE)
-		flags = INDEX_LIVE;
-	else if (found == RECOVER_CREATED && st->resume)
-		flags = INDEX_ANEW;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", st->home.index_fd);
-	r = index_open(path, flags, CHECKPOINT_GROWTH_BYTES, changed, &st->ix);
-	if (r == -EBADMSG)
-		snprintf(
-			reason, size,
-			"index/data.mdb: a table or the mark of used ids is missing or damaged");
-	else if (r < 0)
-		snprintf(reason, size, "opening the index: %s", strerror(-r));
-	if (r < 0)
-		return r;
-	r = setup_check_root(st->ix);
-	if (r == -EBADMSG)
-		snprintf(
-			reason, size,
-			"index/data.mdb: the root directory is missing or damaged");
-	else if (r < 0)
-		snprintf(reason, size, "reading the root directory: %s",
-			 strerror(-r));
-	if (r < 0)
-		setup_put_back(st);
-	return r;
-}
-
-/* Recover the index and open it. Returns what was found, or an error and
- * @reason; -EBADMSG: the index is of no use. */
-static int setup_recover(struct store *st, char *reason, size_t size)
-{
-	char said[SETUP_REASON_MAX] = "", text[SETUP_REASON_MAX + 80];
-	int found, r;
-
-	found = recover_index(st->home.index_fd, st->witness, false, said,
-			      sizeof(said));
-	if (found == RECOVER_UNREADABLE) {
-		snprintf(reason, size, "%s", said);
-		return -EBADMSG;
-	}
-	if (found < 0) {
-		snprintf(reason, size, "reading the index: %s",
-			 *said ? said : strerror(-found));
-		return found;
-	}
-	r = setup_index(st, found, reason, size);
-	if (r < 0)
-		return r;
-	if (found == RECOVER_RESTORED) {
-		snprintf(
-			text, sizeof(text),
-			"the store was not closed: back at its last checkpoint (%s)",
-			said);
-		setup_report(st, LOG_NOTICE, text);
-	}
-	return found;
-}
-
-/* The same; an index that is of no use is set aside, or refused. */
-static int setup_some_index(struct store *st, bool set_aside, char *reason,
-			    size_t size)
-{
-	char wrong[SETUP_REASON_MAX] = "", text[SETUP_REASON_MAX + 120];
-	int found, r;
-
-	home_drop_new_index(&st->home); /* of a rewrite that was cut off */
-	found = setup_recover(st, wrong, sizeof(wrong));
-	if (found != -EBADMSG) {
-		snprintf(reason, size, "%s", wrong);
-		return found;
-	}
-	if (!set_aside) {
-		snprintf(
-			reason, size,
-			"the index is unreadable (%s); mount the store to begin with an empty one",
-			wrong);
-		return -EBADMSG;
-	}
-	r = home_set_aside(&st->home);
-	if (r < 0) {
-		snprintf(reason, size, "setting the damaged index aside: %s",
-			 strerror(-r));
-		return r;
-	}
-	snprintf(
-		text, sizeof(text),
-		"the index is unreadable (%s): set aside as index.bad, its packs as packs.bad; the cache starts empty",
-		wrong);
-	setup_report(st, LOG_ERR, text);
-	return setup_recover(st, reason, size);
-}
-
 static int setup_parts(struct store *st)
 {
 	struct packs_config pc = {
@@ -284,7 +149,7 @@ static int setup_parts(struct store *st)
 		.dir_fd = st->home.packs_fd,
 		.credit = setup_credit,
 		.credit_arg = st,
-		.changed = { .fn = setup_changed, .arg = st },
+		.changed = { .fn = store_changed, .arg = st },
 	};
 	int r = packs_open(&pc, &st->packs);
 
@@ -320,57 +185,11 @@ static int setup_parts(struct store *st)
 	st->files.t = &st->tree;
 	st->files.closed = setup_closed;
 	st->files.closed_arg = st;
-	st->files.report = setup_report;
+	st->files.report = store_report;
 	st->files.report_arg = st;
-	gc_set_report(st->gc, setup_report, st);
+	gc_set_report(st->gc, store_report, st);
 	pthread_mutex_init(&st->files.lock, NULL);
 	return 0;
-}
-
-/* A compact copy of the index, with the side file of one that was closed. */
-static int setup_copy_index(struct store *st, int new_fd)
-{
-	char path[64];
-	int r;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", new_fd);
-	r = index_copy_compact(st->ix, path);
-	return r < 0 ? r : recover_seal(new_fd);
-}
-
-/* An index that is mostly free pages is replaced by a compact copy. What
- * fails leaves the old one in place. */
-static int setup_compact(struct store *st, const struct index_stat *is,
-			 char *reason, size_t size)
-{
-	uint64_t bytes;
-	int new_fd = -1, r;
-
-	if (is->free_pages * 2 <= is->file_pages ||
-	    is->file_pages * is->page_size <= SETUP_COMPACT_BYTES)
-		return 0;
-	bytes = (is->file_pages - is->free_pages) * is->page_size + MIB;
-	if (room_reserve(st->room, QUOTA_SYSTEM, bytes) < 0)
-		return 0;
-	r = home_new_index(&st->home, &new_fd);
-	if (r >= 0)
-		r = setup_copy_index(st, new_fd);
-	if (r >= 0) {
-		index_close(steal_ptr(st->ix));
-		r = home_swap_index(&st->home, new_fd);
-		if (r < 0)
-			base_closep(&new_fd);
-		r = setup_index(st, RECOVER_CLEAN, reason, size);
-		st->tree.ix = st->ix;
-		if (r >= 0)
-			store_apply_growth(st);
-	} else {
-		base_closep(&new_fd);
-		r = 0;
-	}
-	home_drop_new_index(&st->home);
-	room_settle(st->room, bytes, 0);
-	return r;
 }
 
 /* The first checkpoint, and those after it. */
@@ -417,7 +236,7 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 			    home_bad_bytes(&st->home));
 	setup_charge_parts(st);
 	if (found == RECOVER_CLEAN) {
-		r = setup_compact(st, &is, reason, size);
+		r = store_compact_index(st, &is, reason, size);
 		if (r < 0)
 			return r;
 		setup_charge_parts(st);
@@ -447,6 +266,13 @@ static int setup_threads(struct store *st, const struct store_config *cfg)
 		.reclaim = setup_reclaim,
 		.reclaim_arg = st,
 	};
+	struct scrub_config sc = {
+		.fs = &st->files,
+		.period_sec = cfg->scrub_sec,
+		.index_bad = store_found_bad,
+		.index_damaged = store_found_damaged,
+		.arg = st,
+	};
 	int r = gc_adopt(&st->tree);
 
 	/* Before anything can evict, ingest or sweep what is open. */
@@ -458,7 +284,11 @@ static int setup_threads(struct store *st, const struct store_config *cfg)
 		r = ingest_start(&st->files, &st->ingest);
 	if (r >= 0)
 		r = gc_start(st->gc);
-	return r < 0 ? r : evict_start(&ec, &st->evict);
+	if (r >= 0)
+		r = evict_start(&ec, &st->evict);
+	return r < 0 || !(cfg->flags & STORE_OPEN_CREATE)
+		       ? r
+		       : scrub_start(&sc, &st->scrub);
 }
 
 static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
@@ -471,7 +301,7 @@ static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
 			"%" PRIu64
 			" files were being written at the last checkpoint: dropped",
 			res->dropped);
-		setup_report(st, LOG_NOTICE, text);
+		store_report(st, LOG_NOTICE, text);
 	}
 	if (res->unreadable) {
 		snprintf(
@@ -479,7 +309,7 @@ static void setup_tell_sweep(struct store *st, const struct sweep_result *res)
 			"%" PRIu64
 			" inode records are damaged: their files are lost, all packs are kept until the next mount",
 			res->unreadable);
-		setup_report(st, LOG_ERR, text);
+		store_report(st, LOG_ERR, text);
 	}
 }
 
@@ -487,9 +317,9 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 		       char *why, size_t why_size)
 {
 	bool create = cfg->flags & STORE_OPEN_CREATE;
-	char reason[2 * SETUP_REASON_MAX] = "";
+	char reason[2 * STORE_REASON_MAX] = "";
 	struct sweep_result res = { 0 };
-	int found = setup_some_index(st, create, reason, sizeof(reason));
+	int found = store_load_index(st, create, reason, sizeof(reason));
 	int r = found < 0 ? found : setup_parts(st);
 
 	if (r >= 0 && st->resume && found == RECOVER_RESTORED) {
@@ -507,6 +337,8 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 		r = setup_start(st, found, &res, reason, sizeof(reason));
 	if (r >= 0)
 		r = setup_root(st, cfg);
+	if (r >= 0)
+		store_vetted(st);
 	if (r >= 0)
 		r = setup_threads(st, cfg);
 	if (r >= 0)
@@ -526,6 +358,7 @@ static int setup_close(struct store *st, bool clean)
 	struct checkpoint *cp;
 	int r;
 
+	scrub_stop(st->scrub);
 	linger_end(&st->tree, true);
 	evict_stop(st->evict);
 	ingest_stop(st->ingest);
@@ -538,7 +371,7 @@ static int setup_close(struct store *st, bool clean)
 	nodes_free(st->nodes);
 	packs_close(st->packs);
 	if (!cp && st->ix)
-		setup_put_back(st);
+		store_put_back_index(st);
 	index_close(st->ix);
 	entries_free(st->entries);
 	room_free(st->room);
@@ -567,6 +400,7 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	st->sync_strict = cfg->sync_strict;
 	st->resume = cfg->resume;
 	st->witness = cfg->witness;
+	st->distrust = cfg->distrust;
 	st->report = cfg->report;
 	st->report_arg = cfg->report_arg;
 	st->since = base_now_ns() / NSEC_PER_SEC;

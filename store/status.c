@@ -349,6 +349,13 @@ static void status_read_only(struct store *st, bool readable,
 	int error = checkpoint_error(st->cp);
 
 	ret->state = STORE_READ_ONLY;
+	if (atomic_load(&st->index_is_bad)) {
+		snprintf(
+			ret->reason, sizeof(ret->reason),
+			"the index is damaged (%.60s): nothing is stored, the next mount begins with an empty cache",
+			st->bad_index);
+		return;
+	}
 	snprintf(ret->reason, sizeof(ret->reason),
 		 "writing to the disk failed (%s): %s until the next mount",
 		 strerror(error ? -error : EIO),
@@ -431,6 +438,23 @@ static uint64_t status_used(struct store *st, struct room_stat *rs)
 	return used;
 }
 
+static void status_health(struct store *st, struct store_status *ret)
+{
+	struct scrub_stat ss = { .over = true };
+
+	if (st->scrub)
+		scrub_stat(st->scrub, &ss);
+	else
+		(void)scrub_recorded(&st->tree, &ss);
+	ret->damaged = atomic_load(&st->files.damaged);
+	ret->damaged_blocks = atomic_load(&st->tree.bad_blocks);
+	ret->damaged_records = atomic_load(&st->bad_records);
+	ret->scrub_bytes = ss.done;
+	ret->scrub_all = ss.over || ss.all < ss.done ? ss.done : ss.all;
+	ret->last_scrub = ss.ended;
+	ret->last_walk = ss.walked;
+}
+
 int store_status(struct store *st, struct store_status *ret)
 {
 	struct store_status s = { .state = STORE_OK, .since = st->since };
@@ -459,7 +483,7 @@ int store_status(struct store *st, struct store_status *ret)
 	s.misses = atomic_load(&st->tree.misses);
 	s.evictions = es.evictions;
 	s.evicted_bytes = es.evicted_bytes;
-	s.damaged = atomic_load(&st->files.damaged);
+	status_health(st, &s);
 	s.reaped = es.reaped;
 	s.checkpoints = cs.count;
 	s.last_checkpoint = cs.last_ns / NSEC_PER_SEC;

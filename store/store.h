@@ -80,7 +80,11 @@ struct store_config {
 	int flags;
 	struct store_limits limits;
 	bool sync_strict; /* fsync makes durable, else it only accepts */
-	uid_t root_uid;	  /* owner of the root directory of a new store */
+	bool distrust;	  /* walk the index before it is used */
+	/* A daemon reads all that is stored once in so many seconds and compares
+	 * it with its checksums; 0: it does not. */
+	int64_t scrub_sec;
+	uid_t root_uid; /* owner of the root directory of a new store */
 	gid_t root_gid;
 	/*
 	 * Told what an operator should know: damage found, files dropped,
@@ -296,6 +300,11 @@ struct store_status {
 	uint64_t hits, misses, evictions, evicted_bytes, damaged, reaped;
 	uint64_t checkpoints;
 	int64_t last_checkpoint, since;
+	/* @damaged are files; since the mount, the records by the last walk. */
+	uint64_t damaged_blocks, damaged_records;
+	/* Of the scrub under way or the last one: bytes read, of about so many. */
+	uint64_t scrub_bytes, scrub_all;
+	int64_t last_scrub, last_walk; /* ended; 0: never */
 };
 int store_status(struct store *st, struct store_status *ret);
 

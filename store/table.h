@@ -44,6 +44,14 @@ int table_entry_del(struct index_txn *txn, uint64_t id,
 #define TABLE_META_RESCAN "rescan.names"
 #define TABLE_META_LOST "lost"	 /* not 0: inodes went, their recipes did not */
 #define TABLE_META_LIMIT "limit" /* bytes, as `pipcachefs limit` set it */
+#define TABLE_META_WALKED "walked" /* when the index was, unix seconds */
+/* Of scrub.h: times in unix seconds, and where it is. */
+#define TABLE_META_SCRUB_BEGAN "scrub.began"
+#define TABLE_META_SCRUB_ENDED "scrub.ended"
+#define TABLE_META_SCRUB_STAGE "scrub.stage"
+#define TABLE_META_SCRUB_AT "scrub.at"
+#define TABLE_META_SCRUB_DONE "scrub.done"
+#define TABLE_META_SCRUB_ALL "scrub.all"
 int table_meta_get(struct index_txn *txn, const char *name, uint64_t *ret);
 int table_meta_put(struct index_txn *txn, const char *name, uint64_t value);
 

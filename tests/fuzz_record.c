@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every decoder of records on hostile bytes. What one of them accepts must be
- * the only encoding of what it says: encoded again it gives the same bytes.
+ * Every decoder of records on hostile bytes, and what they stand in: values
+ * with their checksums, meta pages, names of packs. What one of them accepts
+ * must be the only encoding of what it says: encoded again it gives the same
+ * bytes.
  */
 #include "store/record.h"
 
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "store/base.h"
+#include "store/mdbfile.h"
+#include "store/packio.h"
+#include "store/value.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -117,6 +125,66 @@ static void check_key(const uint8_t *data, size_t size)
 	assert(!memcmp(again.bytes, data, 16));
 }
 
+/* The first bytes are the place, the rest is the value: as it is, and as it
+ * would be stored there. */
+static void check_value(const uint8_t *data, size_t size)
+{
+	cleanup_free uint8_t *stored = NULL, *out = NULL;
+	struct value_place at = { .key = data + 1 };
+	size_t len;
+
+	if (size < 9)
+		return;
+	at.table = data[0];
+	at.key_len = 8;
+	data += 9;
+	len = size - 9;
+	stored = malloc(len + VALUE_CHECK_SIZE);
+	out = malloc(len + 1);
+	assert(stored && out);
+	if (value_out(at, data, len, out, len) >= 0) {
+		value_in(at, out, len - VALUE_CHECK_SIZE, stored);
+		assert(!memcmp(stored, data, len));
+	}
+	value_in(at, data, len, stored);
+	assert(value_out(at, stored, len + VALUE_CHECK_SIZE, out, len) ==
+	       (ssize_t)len);
+	assert(!memcmp(out, data, len));
+	if (len)
+		assert(value_out(at, stored, len + VALUE_CHECK_SIZE, out,
+				 len - 1) == -EBADMSG);
+	at.table++;
+	assert(value_out(at, stored, len + VALUE_CHECK_SIZE, out, len) < 0);
+}
+
+/* Two meta pages of the smallest size. */
+static void check_meta(const uint8_t *data, size_t size)
+{
+	uint8_t meta[2 * MDBFILE_PAGE_MIN] = { 0 };
+	uint64_t txnid;
+
+	memcpy(meta, data, size < sizeof(meta) ? size : sizeof(meta));
+	txnid = mdbfile_txnid(meta, MDBFILE_PAGE_MIN);
+	if (!mdbfile_sane(meta, MDBFILE_PAGE_MIN, txnid))
+		return;
+	assert(mdbfile_pages(meta, MDBFILE_PAGE_MIN) >= 2);
+	assert(mdbfile_pages(meta, MDBFILE_PAGE_MIN) <= UINT32_MAX);
+	assert(!mdbfile_sane(meta, MDBFILE_PAGE_MIN, txnid + 1));
+}
+
+static void check_pack_name(const uint8_t *data, size_t size)
+{
+	char name[64];
+	uint64_t id;
+
+	if (size >= sizeof(name))
+		return;
+	memcpy(name, data, size);
+	name[size] = '\0';
+	if (packio_parse(name, &id))
+		assert(!strcmp(packio_name(id).text, name));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	check_inode(data, size);
@@ -127,5 +195,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_entry(data, size);
 	check_u64(data, size);
 	check_key(data, size);
+	check_value(data, size);
+	check_meta(data, size);
+	check_pack_name(data, size);
 	return 0;
 }

@@ -69,8 +69,8 @@ static inline void kit_due(void *arg)
 static inline int kit_recover(struct kit *kit)
 {
 	kit->why[0] = '\0';
-	kit->found = recover_index(kit->index_dir, kit->witness, false,
-				   kit->why, sizeof(kit->why));
+	kit->found = recover_index(kit->index_dir, kit->witness, 0, kit->why,
+				   sizeof(kit->why));
 	return kit->found;
 }
 

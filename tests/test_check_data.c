@@ -2,6 +2,7 @@
 #include "store/check.h"
 
 #include "checkfix.h"
+#include "store/mdbfile.h"
 
 /* -- Blocks ---------------------------------------------------------------- */
 
@@ -350,6 +351,42 @@ START_TEST(what_is_not_charged_is_found)
 }
 END_TEST
 
+/* -- The index itself ------------------------------------------------------- */
+
+static void overwrite_index(const void *data, size_t len)
+{
+	struct scratch path = scratch_at(&fx.kit.dir, "index/" MDBFILE_NAME);
+	int fd = open(path.path, O_WRONLY | O_CLOEXEC);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(pwrite(fd, data, len, 2 * 4096), (int)len);
+	close(fd);
+}
+
+/* LMDB would not live to tell. */
+START_TEST(wrong_pages_are_found_before_they_are_used)
+{
+	struct scratch path = scratch_at(&fx.kit.dir, "index/" MDBFILE_NAME);
+	struct scratch_bytes file;
+	uint8_t *junk;
+
+	fx_checkpoint();
+	file = scratch_read(path.path);
+	junk = malloc(file.len);
+	memset(junk, 0xee, file.len);
+	overwrite_index(junk, file.len - 2 * 4096);
+	run(true);
+	overwrite_index(file.data + 2 * 4096, file.len - 2 * 4096);
+	free(junk);
+	free(file.data);
+	ck_assert_uint_eq(n_found, 1);
+	ck_assert_msg(strstr(found[0], "index: page ") == found[0], "%s",
+		      found[0]);
+	ck_assert_ptr_nonnull(strstr(found[0], "nothing else can be checked"));
+	clean();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("check_data");
@@ -376,5 +413,8 @@ int main(void)
 	tcase_add_test(tc, files_that_are_too_short_are_found);
 	tcase_add_test(tc, a_file_that_nothing_names_is_found);
 	tcase_add_test(tc, what_is_not_charged_is_found);
+
+	tc = kit_case(suite, "index", setup, teardown);
+	tcase_add_test(tc, wrong_pages_are_found_before_they_are_used);
 	return kit_run_suite(suite);
 }

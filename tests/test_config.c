@@ -31,6 +31,7 @@ START_TEST(no_options_give_the_defaults)
 		ck_assert_ptr_null(c.min_free);
 		ck_assert_int_eq(c.grace_sec, -1);
 		ck_assert(!c.sync_strict);
+		ck_assert_int_eq(c.scrub_sec, 30 * 24 * 3600);
 		ck_assert_uint_ge(c.workers, 4);
 		ck_assert_uint_le(c.workers, 16);
 		ck_assert_uint_eq(c.mount_flags, MS_NOSUID | MS_NODEV);
@@ -158,6 +159,23 @@ START_TEST(nothing_need_be_left_free)
 }
 END_TEST
 
+START_TEST(scrub_is_a_time_or_off)
+{
+	static const struct {
+		const char *opts;
+		int64_t sec;
+	} cases[] = {
+		{ "scrub=off", 0 },	   { "scrub=0", 0 },
+		{ "scrub=7d", 7 * 86400 }, { "scrub=90", 90 },
+		{ "scrub=12h", 43200 },	   { "scrub=3650d", 315360000 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		ck_assert_int_eq(parsed(cases[i].opts, true).scrub_sec,
+				 cases[i].sec);
+}
+END_TEST
+
 START_TEST(values_out_of_range_are_named_with_their_range)
 {
 	static const struct {
@@ -175,6 +193,9 @@ START_TEST(values_out_of_range_are_named_with_their_range)
 		{ "grace=-1", "grace=-1" },
 		{ "grace=366d", "0 to 365d" },
 		{ "sync=maybe", "strict or lazy" },
+		{ "scrub=never", "scrub=never must be off or a time" },
+		{ "scrub=-1", "scrub=-1" },
+		{ "scrub=3651d", "up to 3650d" },
 		{ "workers=0", "1 to 64" },
 		{ "workers=65", "1 to 64" },
 		{ "workers=x", "workers=x" },
@@ -207,6 +228,7 @@ int main(void)
 	tcase_add_test(tc, unknown_options_are_named);
 	tcase_add_test(tc, remount_is_refused_with_what_to_do_instead);
 	tcase_add_test(tc, nothing_need_be_left_free);
+	tcase_add_test(tc, scrub_is_a_time_or_off);
 	tcase_add_test(tc, values_out_of_range_are_named_with_their_range);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);

@@ -271,7 +271,8 @@ static int look(void)
 {
 	char why[256];
 
-	return recover_index(kit.index_dir, NULL, true, why, sizeof(why));
+	return recover_index(kit.index_dir, NULL, RECOVER_RDONLY, why,
+			     sizeof(why));
 }
 
 START_TEST(read_only_look_changes_nothing)

@@ -109,6 +109,12 @@ START_TEST(status_has_its_stable_keys)
 		"reaped",
 		"checkpoints",
 		"last_checkpoint",
+		"damaged_blocks",
+		"damaged_records",
+		"scrub_bytes",
+		"scrub_all_bytes",
+		"last_scrub",
+		"last_walk",
 	};
 	static const char *const kinds[] = { "http",  "wheels", "selfcheck",
 					     "other", "index",	"freed" };

@@ -10,8 +10,8 @@
 
 #include "scratch.h"
 #include "store/checkpoint.h"
-#include "store/recover.h"
 #include "store/mdbfile.h"
+#include "store/recover.h"
 #include "store/side.h"
 #include "store/store.h"
 
@@ -168,7 +168,7 @@ static int found_by_a_look(char said[256])
 {
 	struct scratch path = scratch_at(&dir, "index");
 	int fd = scratch_open_dir(&path);
-	int found = recover_index(fd, NULL, true, said, 256);
+	int found = recover_index(fd, NULL, RECOVER_RDONLY, said, 256);
 
 	close(fd);
 	return found;

@@ -127,7 +127,8 @@ def test_status_has_all_its_keys(mount):
         "saved_bytes ratio waste_bytes index_live_bytes files_whole recipes "
         "blocks used files entries open_files unsummed "
         "hits misses evictions evicted_bytes damaged reaped checkpoints "
-        "last_checkpoint".split())
+        "last_checkpoint damaged_blocks damaged_records scrub_bytes "
+        "scrub_all_bytes last_scrub last_walk".split())
     assert set(status["used"]) == set(
         "http wheels selfcheck other index freed".split())
     assert status["store"] == str(store.path)
