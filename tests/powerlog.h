@@ -24,7 +24,7 @@ enum powerlog_type {
 	POWERLOG_SYNC,	/* a: number of the sync, which begins */
 	POWERLOG_SYNCED,
 	/* a directory; bytes are struct powerlog_names */
-	POWERLOG_CREATE, /* a: inode number of the file */
+	POWERLOG_CREATE, /* a: inode number of what is new, b: a directory */
 	POWERLOG_UNLINK,
 	POWERLOG_RENAME,
 	POWERLOG_EXCHANGE,
@@ -32,6 +32,9 @@ enum powerlog_type {
 	POWERLOG_INTENT, /* a: transaction about to commit, b: its state */
 	POWERLOG_SAVED,	 /* a: transaction that was promised to be durable */
 	POWERLOG_OPENED, /* a: transaction recovered, b: its state */
+	/* of the log itself */
+	POWERLOG_ROOT, /* the store's directory; comes first */
+	POWERLOG_NOTE, /* a: what the test knows of this moment */
 };
 
 struct powerlog_rec {
@@ -63,8 +66,6 @@ static struct {
 	char root[PATH_MAX]; /* files elsewhere are not of interest */
 	struct powerlog_kill kill;
 	atomic_ullong syncs;
-	uint64_t index_dir;
-	uint64_t packs_dir;
 } powerlog = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1 };
 
 static inline void powerlog_append(const struct powerlog_rec *rec,
@@ -91,6 +92,15 @@ static inline void powerlog_mark(enum powerlog_type type, uint64_t a,
 	pthread_mutex_unlock(&powerlog.lock);
 }
 
+/* Files that only mean anything to running processes. */
+static inline bool powerlog_passing(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	const char *name = slash ? slash + 1 : path;
+
+	return !strcmp(name, "lock.mdb") || !strcmp(name, "control.sock");
+}
+
 /* The inode number of what is logged, 0 for all else. */
 static inline uint64_t powerlog_ino(int fd)
 {
@@ -105,7 +115,7 @@ static inline uint64_t powerlog_ino(int fd)
 	    memcmp(path, powerlog.root, powerlog.root_len) != 0)
 		return 0;
 	path[n] = '\0';
-	if (strstr(path, "/lock.mdb") || fstat(fd, &st) < 0)
+	if (powerlog_passing(path) || fstat(fd, &st) < 0)
 		return 0;
 	return st.st_ino;
 }
@@ -146,55 +156,87 @@ static inline void powerlog_torn_write(const struct iotap_call *call,
 	powerlog_append(&rec, call->buf);
 }
 
+/* The inode number of what @call has made. */
+static inline uint64_t powerlog_made(const struct iotap_call *call)
+{
+	uint64_t ino;
+	int fd;
+
+	if (call->op == IOTAP_CREATE)
+		return powerlog_ino(call->fd);
+	fd = (int)syscall(SYS_openat, call->dir, call->name,
+			  O_PATH | O_CLOEXEC);
+	ino = powerlog_ino(fd);
+	(void)syscall(SYS_close, fd);
+	return ino;
+}
+
+static inline void powerlog_name_done(const struct iotap_call *call,
+				      uint64_t dir)
+{
+	static const enum powerlog_type type[] = {
+		[IOTAP_CREATE] = POWERLOG_CREATE,
+		[IOTAP_MKDIR] = POWERLOG_CREATE,
+		[IOTAP_UNLINK] = POWERLOG_UNLINK,
+		[IOTAP_RENAME] = POWERLOG_RENAME,
+		[IOTAP_EXCHANGE] = POWERLOG_EXCHANGE,
+	};
+	const char *slash = strrchr(call->name, '/');
+	struct powerlog_names names = { .name = "" };
+	struct powerlog_rec rec = { .type = type[call->op],
+				    .ino = dir,
+				    .len = sizeof(names) };
+
+	(void)snprintf(names.name, sizeof(names.name), "%s",
+		       slash ? slash + 1 : call->name);
+	if (call->new_name)
+		(void)snprintf(names.new_name, sizeof(names.new_name), "%s",
+			       call->new_name);
+	if (rec.type == POWERLOG_CREATE)
+		rec.a = powerlog_made(call);
+	rec.b = call->op == IOTAP_MKDIR;
+	powerlog_append(&rec, &names);
+}
+
 static inline void powerlog_done(const struct iotap_call *call, uint64_t ino)
 {
 	static const enum powerlog_type type[] = {
 		[IOTAP_WRITE] = POWERLOG_WRITE,
 		[IOTAP_TRUNCATE] = POWERLOG_SIZE,
 		[IOTAP_PUNCH] = POWERLOG_PUNCH,
-		[IOTAP_CREATE] = POWERLOG_CREATE,
-		[IOTAP_UNLINK] = POWERLOG_UNLINK,
-		[IOTAP_RENAME] = POWERLOG_RENAME,
-		[IOTAP_EXCHANGE] = POWERLOG_EXCHANGE,
 	};
-	struct powerlog_rec rec = { .type = type[call->op], .ino = ino };
-	struct powerlog_names names;
-	const void *bytes = NULL;
+	struct powerlog_rec rec = { .type = type[call->op],
+				    .ino = ino,
+				    .a = (uint64_t)call->off };
 
-	if (call->op == IOTAP_WRITE) {
-		bytes = call->buf;
-		rec.len = call->len;
-	}
-	if (!iotap_on_name(call->op))
-		rec.a = (uint64_t)call->off;
+	if (call->op == IOTAP_WRITE)
+		rec.len = (uint64_t)call->result;
 	if (call->op == IOTAP_PUNCH)
 		rec.b = call->len;
-	if (iotap_on_name(call->op)) {
-		const char *slash = strrchr(call->name, '/');
-
-		memset(&names, 0, sizeof(names));
-		(void)snprintf(names.name, sizeof(names.name), "%s",
-			       slash ? slash + 1 : call->name);
-		if (call->new_name)
-			(void)snprintf(names.new_name, sizeof(names.new_name),
-				       "%s", call->new_name);
-		bytes = &names;
-		rec.len = sizeof(names);
-	}
-	if (call->op == IOTAP_CREATE)
-		rec.a = powerlog_ino(call->fd);
-	powerlog_append(&rec, bytes);
+	powerlog_append(&rec, rec.len ? call->buf : NULL);
 }
 
-/* The directory a name is in: LMDB opens its file by a path. */
+/* The directory a name is in, 0 where it is not of interest. */
 static inline uint64_t powerlog_dir(const struct iotap_call *call)
 {
-	if (call->dir != AT_FDCWD)
-		return powerlog_ino(call->dir);
-	if (strncmp(call->name, powerlog.root, powerlog.root_len) != 0 ||
-	    strstr(call->name, "lock.mdb"))
+	const char *slash = strrchr(call->name, '/');
+	char path[PATH_MAX];
+	uint64_t ino;
+	int fd;
+
+	if (powerlog_passing(call->name))
 		return 0;
-	return powerlog.index_dir;
+	if (!slash)
+		return call->dir == AT_FDCWD ? 0 : powerlog_ino(call->dir);
+	(void)snprintf(path, sizeof(path), "%.*s",
+		       (int)(slash == call->name ? 1 : slash - call->name),
+		       call->name);
+	fd = (int)syscall(SYS_openat, call->dir, path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	ino = powerlog_ino(fd);
+	(void)syscall(SYS_close, fd);
+	return ino;
 }
 
 static inline void powerlog_sync(uint64_t ino, enum iotap_phase phase)
@@ -229,6 +271,8 @@ static inline int powerlog_hook(const struct iotap_call *call,
 	}
 	if (sync)
 		powerlog_sync(ino, phase);
+	else if (phase == IOTAP_DONE && iotap_on_name(call->op))
+		powerlog_name_done(call, ino);
 	else if (phase == IOTAP_DONE)
 		powerlog_done(call, ino);
 	if (phase == IOTAP_DONE && powerlog_end(call, phase))
@@ -240,11 +284,39 @@ static inline int powerlog_hook(const struct iotap_call *call,
 	return 0;
 }
 
+/* The store's directory, and those that are in it before all else. */
+static inline void powerlog_begin(const char *root)
+{
+	static const char *const dirs[] = { "index", "packs" };
+	struct powerlog_rec rec = { .type = POWERLOG_ROOT };
+	struct stat st;
+
+	if (stat(root, &st) < 0)
+		abort();
+	rec.ino = st.st_ino;
+	powerlog_append(&rec, NULL);
+	for (size_t i = 0; i < sizeof(dirs) / sizeof(*dirs); i++) {
+		struct powerlog_names names = { .name = "" };
+		char path[PATH_MAX + 8];
+
+		(void)snprintf(path, sizeof(path), "%s/%s", root, dirs[i]);
+		if (stat(path, &st) < 0)
+			continue;
+		(void)snprintf(names.name, sizeof(names.name), "%s", dirs[i]);
+		rec.type = POWERLOG_CREATE;
+		rec.a = st.st_ino;
+		rec.b = true;
+		rec.len = sizeof(names);
+		powerlog_append(&rec, &names);
+	}
+	powerlog_sync(rec.ino, IOTAP_BEFORE);
+	powerlog_sync(rec.ino, IOTAP_DONE);
+}
+
 /* Log what this process does below @root from here on. */
 static inline void powerlog_start(const char *path, const char *root,
 				  struct powerlog_kill kill)
 {
-	char dir[PATH_MAX];
 	struct stat st;
 
 	powerlog.fd =
@@ -255,10 +327,10 @@ static inline void powerlog_start(const char *path, const char *root,
 	powerlog.root_len = strlen(powerlog.root);
 	powerlog.kill = kill;
 	powerlog.syncs = (unsigned long long)getpid() << 32;
-	(void)snprintf(dir, sizeof(dir), "%s/index", root);
-	if (stat(dir, &st) < 0)
+	if (fstat(powerlog.fd, &st) < 0)
 		abort();
-	powerlog.index_dir = st.st_ino;
+	if (st.st_size == 0)
+		powerlog_begin(powerlog.root);
 	iotap_fake_sync = true;
 	iotap_hook = powerlog_hook;
 }
