@@ -65,6 +65,7 @@ class Store:
     def __init__(self, path, mnt, logs):
         self.path, self.mnt, self.logs = path, mnt, logs
         self.opts = ""
+        self.env = {}  # of the daemon, beside ours
         self.process = None
         self.expected = []
         self.hung = False
@@ -114,7 +115,8 @@ class Store:
             return self
         with self.log_file.open("a") as log:
             self.process = subprocess.Popen(
-                [binary(), *map(str, args), "-f"], env=self._environment(),
+                [binary(), *map(str, args), "-f"],
+                env={**self._environment(), **self.env},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(lambda: is_mounted(self.mnt)
                  or self.process.poll() is not None, "the mount to appear")

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: MIT
+"""Power cuts under real workloads, on a real mount.
+
+A preloaded library (tests/powertap.c) logs what the daemon does to its store.
+From the log tests/power_images.c makes images of what the disk may hold at a
+cut, and opens each: it must be the tree of its checkpoint, byte for byte. That
+those trees are the right ones is checked here: at a note, when all was quiet
+and saved, by what the mount showed and a plain directory beside it holds; at
+all others by the bytes that a file of that name can have.
+
+That this finds anything is shown by controls: the same log, with syncs of one
+kind taken for nothing, must give images that are bad.
+"""
+
+import concurrent.futures
+import hashlib
+import itertools
+import os
+import pathlib
+import random
+import shutil
+import stat
+import struct
+import subprocess
+import tempfile
+import threading
+
+import pytest
+from hypothesis import given, settings
+
+import mounted
+import pipshape
+from index import Index
+from mounted import wait_for
+from test_dedup import next_version, wheel_of
+from test_model import LONG, Pair, op, sequences
+from test_pip import Pip
+
+KIB, MIB = 1 << 10, 1 << 20
+# Of a workload, and of each of its controls.
+IMAGES, CONTROL_IMAGES = (2000, 100) if LONG else (120, 12)
+CONTROLS = ("data", "packs", "rename")
+NOTE = struct.Struct("<IIQQQQ"), 13  # as powerlog.h has them
+
+
+def tool(name):
+    """What was built beside the program, for the tests alone."""
+    path = pathlib.Path(os.environ.get("PIPCACHEFS_BUILD")
+                        or os.path.dirname(mounted.binary()), name)
+    assert path.exists(), f"{path}: not built"
+    return str(path)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def tree(top):
+    """All of a tree: path to [mode, size, content] as power_images has it."""
+    found = {}
+    for where, dirs, files in os.walk(top):
+        for name in (*dirs, *files):
+            path = os.path.join(where, name)
+            s = os.lstat(path)
+            size = content = "-"
+            if stat.S_ISLNK(s.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(s.st_mode):
+                size = str(s.st_size)
+                content = sha256(pathlib.Path(path).read_bytes())
+            found[os.path.relpath(path, top)] = [f"{s.st_mode:o}", size,
+                                                 content]
+    return found
+
+
+class Recording:
+    """A store whose daemon is recorded, and what is known of it."""
+
+    def __init__(self, store, tmp_path, limit):
+        self.store, self.limit = store, limit
+        self.log = tmp_path / "power.log"
+        self.notes = []
+        self.work = pathlib.Path(tempfile.mkdtemp(
+            prefix="pipcachefs-power.",
+            dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path))
+        store.path.mkdir()
+        store.env = {"LD_PRELOAD": tool("libpowertap.so"),
+                     "PIPCACHEFS_TAP_LOG": str(self.log),
+                     "PIPCACHEFS_TAP_STORE": str(store.path)}
+        store.mount(f"limit={limit},min_free=0")
+
+    def quiet(self, still_open=0):
+        """All is closed but @still_open files, summed, cut and given back."""
+        def closed():
+            s = self.store.status()
+            return s["open_files"] <= still_open and s["unsummed"] == 0
+        wait_for(lambda: closed() and closed(), "closed files")
+        self.store.settle()
+
+    def note(self, model=None, torn=(), still_open=0):
+        """From here on no cut may bring back less than @model, a tree (else
+        what the mount shows); @torn are paths of files being written."""
+        self.quiet(still_open)
+        known = tree(self.store.mnt) if model is None else model
+        self.store.sync()
+        self.notes.append((known, set(torn)))
+        form, kind = NOTE
+        with self.log.open("ab", buffering=0) as log:
+            log.write(form.pack(kind, 0, 0, len(self.notes), 0, 0))
+
+    def images(self, count, without=None):
+        """The lines that power_images prints, as lists of words."""
+        done = subprocess.run(
+            [tool("power_images"), self.log, self.work, str(self.limit),
+             str(count), "1", *([without] if without else [])],
+            check=False, capture_output=True, text=True, timeout=7200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = done.stdout.splitlines()
+        self.said = [line for line in lines if line.startswith("bad ")]
+        return [line.split() for line in lines]
+
+    def tree_at(self, record):
+        """The tree of a checkpoint: path to [mode, size, content]."""
+        if record == "0":
+            return {}
+        text = (self.work / f"ref.{record}").read_text()
+        return {fields[0]: fields[1:4] for fields in
+                (line.split("\t") for line in text.splitlines())}
+
+    def check_note(self, number, record):
+        expected, torn = self.notes[number - 1]
+        got = self.tree_at(record)
+        assert set(got) == set(expected), f"note {number}: names"
+        for path, what in expected.items():
+            if got[path][2] == "torn":
+                assert path in torn, f"note {number}: {path} had no writer"
+            else:
+                assert got[path] == what, f"note {number}: {path}"
+
+    def judge(self, check_file):
+        """All images; @check_file is asked about each file of each
+        checkpoint. Prints what there was."""
+        lines = self.images(IMAGES)
+        refs = [line[1] for line in lines if line[0] == "ref"]
+        notes = [line for line in lines if line[0] == "note"]
+        count, bad = count_of(lines)
+        assert bad == 0, "\n".join(self.said)
+        assert count >= IMAGES * 3 // 4
+        assert len(notes) == len(self.notes)
+        files = 0
+        for _, number, record in notes:
+            self.check_note(int(number), record)
+        for record in refs:
+            for path, (mode, _, content) in self.tree_at(record).items():
+                if mode.startswith("100") and content != "torn":
+                    check_file(path, content)
+                    files += 1
+        print(f"{count} images of {len(refs)} checkpoints, all good; "
+              f"{files / max(len(refs), 1):.0f} files in one; log "
+              f"{self.log.stat().st_size >> 20} MiB")
+        return refs
+
+    def controls(self):
+        """Without syncs there must be bad images, else nothing was shown."""
+        for without in CONTROLS:
+            lines = self.images(CONTROL_IMAGES, without)
+            count, bad = count_of(lines)
+            print(f"without sync of {without}: {bad} of {count} images bad")
+            assert bad > 0, f"this proves nothing: without sync of {without}"
+
+    def finish(self):
+        shutil.rmtree(self.work)
+
+
+def count_of(lines):
+    """Images, and bad ones."""
+    words = next(line for line in lines if line[0] == "images")
+    return int(words[1]), int(words[3])
+
+
+@pytest.fixture
+def record(mount, tmp_path):
+    """Factory: `record(limit)` mounts a store that is recorded."""
+    made = []
+
+    def factory(limit):
+        made.append(Recording(mount(start=False), tmp_path, limit))
+        return made[-1]
+
+    yield factory
+    for recording in made:
+        recording.finish()
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """A plain directory, and no umask."""
+    old = os.umask(0)
+    path = tmp_path / "plain"
+    path.mkdir()
+    yield path
+    os.umask(old)
+
+
+# ---- the workloads ----
+
+def test_pips(record, wheels, pip_of, tmp_path):
+    """Installs by pips of several ages, sdists, and what clears a cache."""
+    rec = record(64 * MIB)
+    top = rec.store.mnt
+    known = {sha256(path.read_bytes()) for path in wheels.iterdir()}
+    packages = ["requests", "six", "attrs", "click", "jinja2", "packaging",
+                "pyyaml"]
+    versions = ["22.3.1", "24.2", "newest"] if LONG else ["22.3.1", "newest"]
+    rec.note()
+    for version in versions:
+        with Index(wheels) as index:
+            pip = Pip(pip_of(version), index, top, tmp_path / version)
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda n: pip.install(n, *packages), "ab"))
+            rec.note()
+            pip.install("c", "--use-pep517", "docopt")
+            rec.note()
+            if LONG:
+                pip.install("d", "numpy")
+            pip.run("cache", "remove", "six" if LONG else "docopt")
+            pip.install("e", "requests", "six")
+            rec.store.remount()
+            rec.note()
+    pip.run("cache", "purge")
+    rec.note()
+    rec.store.umount()
+    seen = {what[2] for model, _ in rec.notes for what in model.values()}
+
+    def check_file(path, content):
+        # Headers are written anew each time they were confirmed.
+        if path.endswith((".body", ".whl")):
+            assert content in known | seen, f"{path} has wrong bytes"
+    assert known & seen, "no wheel came into the cache"
+    rec.judge(check_file)
+    rec.controls()
+
+
+def test_sequences(record, beside):
+    """Random operations, the same on a plain directory beside it."""
+    rec = record(64 * MIB)
+    store = rec.store
+    bytes_of = {}
+
+    @settings(max_examples=150 if LONG else 14)
+    @given(sequences(op("sync"), op("remount"), length=50))
+    def run(steps):
+        pair = Pair(store, beside)
+        for step in steps:
+            if step == ("remount",):
+                pair.close()
+                store.remount()
+            elif step == ("sync",):
+                store.sync()
+            else:
+                pair.do(step)
+            learn()
+        pair.close()
+        rec.note(tree(beside))
+        pair.remove()
+        learn()
+
+    def learn():
+        """What is in files now, by their names."""
+        for path, what in tree(beside).items():
+            bytes_of.setdefault(path, set()).add(what[2])
+
+    def check_file(path, content):
+        name = os.path.basename(path)
+        if not name.startswith("tmp"):
+            assert content in bytes_of.get(path, ()), f"{path}: wrong bytes"
+
+    run()
+    store.umount()
+    rec.judge(check_file)
+    rec.controls()
+
+
+class Storm:
+    """Wheels that share members come and go, more than there is room for."""
+
+    def __init__(self, top, seed):
+        self.top = top
+        self.random = random.Random(seed)
+        self.known = {}
+        base = [(f"pkg/{n}.py", random.Random(n).randbytes(3000 + 4000 * n))
+                for n in range(24)]
+        self.bodies = [wheel_of(base)]
+        for n in range(40):
+            self.bodies.append(next_version(
+                self.bodies[self.random.randrange(len(self.bodies))], n))
+
+    def put(self, n):
+        body = self.random.choice(self.bodies)
+        if n % 5 == 0:
+            body = self.random.randbytes(self.random.randrange(1, 2 * MIB))
+        for path, data in ((pipshape.header_path(self.top, n),
+                            pipshape.header(n)),
+                           (pipshape.body_path(self.top, n), body)):
+            self.known.setdefault(path.name, set()).add(sha256(data))
+            pipshape.write_file(path, data)
+
+    def step(self, n):
+        try:
+            if self.random.randrange(4):
+                self.put(n)
+            else:
+                pipshape.body_path(self.top, n).unlink()
+                pipshape.header_path(self.top, n).unlink()
+        except OSError as e:
+            assert e.errno in (28, 2), e  # full, or evicted
+
+    def check_file(self, path, content):
+        # A write that found no room leaves a temporary file with a part.
+        name = os.path.basename(path)
+        if not name.endswith(".tmp"):
+            assert content in self.known[name], f"{path} has wrong bytes"
+
+
+def test_evictions(record):
+    """A cache that is always full, with all that goes on behind it."""
+    rec = record(24 * MIB)
+    storm = Storm(rec.store.mnt, 1)
+    over = threading.Event()
+    rec.store.do("limit", rec.store.path, "--now", str(rec.limit))
+
+    def save():
+        while not over.wait(0.15):
+            rec.store.sync()
+
+    def write(share):
+        for n in itertools.islice(itertools.cycle(range(share, 90, 3)),
+                                  400 if LONG else 60):
+            storm.step(n)
+
+    for _ in range(6 if LONG else 2):
+        over.clear()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            saving = pool.submit(save)
+            for done in [pool.submit(write, share) for share in range(3)]:
+                done.result()
+            over.set()
+            saving.result()
+        rec.note()
+        rec.store.prune("--to", str(12 * MIB))
+        rec.note()
+        rec.store.remount()
+    rec.store.umount()
+    rec.judge(storm.check_file)
+    rec.controls()

@@ -1,0 +1,669 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Power cuts of a daemon that ran with the recorder of powertap.c:
+ *
+ *	power_images LOG WORK LIMIT IMAGES SEED [WITHOUT]
+ *
+ * At each checkpoint of the log the store as it was, with all that had been
+ * written, is put back to that checkpoint: the reference, WORK/ref.RECORD. Then
+ * IMAGES images of what the disk may hold (powercut.h) are opened by the real
+ * code, each in a process of its own. It must open without complaint, pass a
+ * check of all bytes, hold the very tree of the reference of its checkpoint,
+ * take no more than LIMIT on the disk, and go on from there.
+ *
+ * WITHOUT is a control, "data", "packs" or "rename": syncs of these count for
+ * nothing.
+ *
+ * A tree is a line for each name, fields parted by tabs: path, mode, size and
+ * SHA-256 of a file or target of a link, then owner, group, links and mtime.
+ * Files that had a writer at the checkpoint are "torn", whatever they hold.
+ *
+ * Printed are lines: "ref RECORD", "note NUMBER RECORD" (the checkpoint that
+ * was the newest at that note), "bad VERDICT WHY", "images NUMBER bad NUMBER".
+ */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <syslog.h>
+
+#include "powercut.h"
+#include "store/checkpoint.h"
+#include "store/digest.h"
+#include "store/index.h"
+#include "store/record.h"
+#include "store/store.h"
+
+#define TREE_FIELDS_MAX 512
+#define READ_BYTES (1 * MIB)
+#define BAD_SHOWN 5
+#define NEVER_SEC 86400
+
+struct ref {
+	uint64_t at;
+	char *tree; /* owned */
+};
+
+static struct {
+	const char *log;
+	struct scratch work;
+	uint64_t limit;
+	uint64_t images;
+	uint64_t seed;
+	const char *without;
+	struct ref *refs;
+	size_t n_refs, room_refs;
+	uint64_t promised; /* record of the checkpoint */
+	uint64_t judged, bad;
+} run;
+
+/* -- The judge: a child that looks at one image --------------------------- */
+
+/* Says why, and ends. */
+static void __attribute__((noreturn, format(printf, 1, 2)))
+judge_bad(const char *format, ...)
+{
+	struct scratch file = scratch_at(&run.work, "why");
+	FILE *f = fopen(file.path, "w");
+	va_list ap;
+
+	va_start(ap, format);
+	if (f) {
+		(void)vfprintf(f, format, ap);
+		(void)fclose(f);
+	}
+	va_end(ap);
+	_exit(1);
+}
+
+static void judge_report(void *arg, int priority, const char *text)
+{
+	(void)arg;
+	if (priority <= LOG_WARNING)
+		judge_bad("reported: %s", text);
+}
+
+static void judge_finding(void *arg, const char *text)
+{
+	(void)arg;
+	judge_bad("check: %s", text);
+}
+
+/* Inodes with a writer, in the snapshot that is found. */
+struct torn {
+	uint64_t *inos; /* owned */
+	size_t n, room;
+};
+
+static void torn_add(struct torn *torn, uint64_t ino, const uint8_t *buf,
+		     size_t len)
+{
+	struct inode in;
+
+	if (record_inode_decode(ino, buf, len, &in) < 0)
+		judge_bad("the record of inode %ju", (uintmax_t)ino);
+	if (!(in.flags & INODE_WRITERS))
+		return;
+	torn->inos = image_grow(torn->inos, torn->n, &torn->room,
+				sizeof(*torn->inos));
+	torn->inos[torn->n++] = ino;
+}
+
+static void torn_read(struct torn *torn, struct index *ix)
+{
+	cleanup_txn struct index_txn *txn = NULL;
+	cleanup_iter struct index_iter it = INDEX_ITER_INIT;
+	struct record_key from = record_key_id(0), key;
+	uint8_t buf[RECORD_INODE_SIZE];
+	uint64_t ino = 0;
+	size_t len;
+	int r = index_begin(ix, false, &txn);
+
+	if (r >= 0)
+		r = index_iter(txn, INDEX_INODE, &from, 0, &it);
+	while (r >= 0 &&
+	       (r = index_next(&it, &key, buf, sizeof(buf), &len)) > 0) {
+		r = record_key_get(&key, 0, &ino);
+		if (r >= 0)
+			torn_add(torn, ino, buf, len);
+	}
+	if (r < 0)
+		judge_bad("reading inodes: %s", strerror(-r));
+}
+
+static bool torn_has(const struct torn *torn, uint64_t ino)
+{
+	for (size_t i = 0; i < torn->n; i++) {
+		if (torn->inos[i] == ino)
+			return true;
+	}
+	return false;
+}
+
+/* What this does to the store a restore undoes, as after a second cut. */
+static void torn_find(struct torn *torn, const struct scratch *store)
+{
+	struct scratch path = scratch_at(store, "index");
+	cleanup_close int fd =
+		open(path.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct index *ix = NULL;
+	char why[256] = "";
+	int r;
+
+	if (fd < 0)
+		return;
+	r = checkpoint_recover(fd, false, why, sizeof(why));
+	if (r < 0 || r == CHECKPOINT_UNREADABLE)
+		judge_bad("recovery: %s", r < 0 ? strerror(-r) : why);
+	if (r == CHECKPOINT_CREATED)
+		return;
+	r = index_open(path.path, r == CHECKPOINT_RESTORED ? INDEX_RESTORED : 0,
+		       CHECKPOINT_GROWTH_BYTES, (struct notify){ .fn = NULL },
+		       &ix);
+	if (r < 0)
+		judge_bad("opening the index: %s", strerror(-r));
+	torn_read(torn, ix);
+	index_close(ix);
+}
+
+/* -- Trees ---------------------------------------------------------------- */
+
+struct line {
+	char *text; /* owned */
+};
+
+struct tree_dump {
+	struct store *st;
+	const struct torn *torn;
+	struct line *lines;
+	size_t n, room;
+};
+
+struct tree_name {
+	char *name; /* owned */
+};
+
+struct tree_names {
+	struct tree_name *names;
+	size_t n, room;
+};
+
+static int tree_fill(void *arg, const char *name, const struct stat *st,
+		     off_t next)
+{
+	struct tree_names *list = arg;
+
+	(void)st;
+	(void)next;
+	if (!strcmp(name, ".") || !strcmp(name, ".."))
+		return 0;
+	list->names = image_grow(list->names, list->n, &list->room,
+				 sizeof(*list->names));
+	list->names[list->n++].name = strdup(name);
+	return 0;
+}
+
+struct sum {
+	char hex[2 * DIGEST_SHA256_SIZE + 1];
+};
+
+static struct sum tree_sum(struct store *st, const struct stat *attr,
+			   const char *path)
+{
+	cleanup_digest_block struct digest_block *digest = NULL;
+	cleanup_free uint8_t *buf = malloc(READ_BYTES);
+	uint8_t sha[DIGEST_SHA256_SIZE];
+	struct store_file *f = NULL;
+	struct sum sum = { .hex = "" };
+	uint64_t off = 0, xxh3;
+	ssize_t n = 1;
+	int r = store_file_open(st, attr->st_ino, O_RDONLY, &f);
+
+	if (r < 0)
+		judge_bad("opening %s: %s", path, strerror(-r));
+	if (!buf || digest_block_new(&digest) < 0)
+		judge_bad("no memory");
+	digest_block_begin(digest);
+	for (; n > 0; off += (uint64_t)n) {
+		n = store_file_read(f, off, buf, READ_BYTES);
+		if (n < 0)
+			judge_bad("reading %s: %s", path, strerror((int)-n));
+		digest_block_update(digest, buf, (size_t)n);
+	}
+	store_file_close(f);
+	if (off != (uint64_t)attr->st_size)
+		judge_bad("%s has %ju bytes, not %ju", path, (uintmax_t)off,
+			  (uintmax_t)attr->st_size);
+	if (digest_block_end(digest, sha, &xxh3) < 0)
+		judge_bad("no digest");
+	for (size_t i = 0; i < sizeof(sha); i++)
+		(void)snprintf(sum.hex + 2 * i, 3, "%02x", sha[i]);
+	return sum;
+}
+
+static void tree_content(const struct tree_dump *t, const struct stat *attr,
+			 const char *path, char *buf, size_t size)
+{
+	char target[PATH_MAX + 1] = "";
+
+	if (S_ISLNK(attr->st_mode)) {
+		if (store_readlink(t->st, attr->st_ino, target,
+				   sizeof(target)) < 0)
+			judge_bad("the link %s", path);
+		(void)snprintf(buf, size, "-\t%s", target);
+	} else if (!S_ISREG(attr->st_mode)) {
+		(void)snprintf(buf, size, "-\t-");
+	} else if (torn_has(t->torn, attr->st_ino)) {
+		(void)snprintf(buf, size, "-\ttorn");
+	} else {
+		(void)snprintf(buf, size, "%ju\t%s", (uintmax_t)attr->st_size,
+			       tree_sum(t->st, attr, path).hex);
+	}
+}
+
+static void tree_line(struct tree_dump *t, const struct stat *attr,
+		      const char *path)
+{
+	bool timed = S_ISREG(attr->st_mode) && !torn_has(t->torn, attr->st_ino);
+	char content[PATH_MAX + 64];
+	char *text = NULL;
+
+	tree_content(t, attr, path, content, sizeof(content));
+	if (asprintf(&text, "%s\t%o\t%s\t%u\t%u\t%ju\t%jd.%09ld\n", path,
+		     attr->st_mode, content, attr->st_uid, attr->st_gid,
+		     (uintmax_t)attr->st_nlink,
+		     timed ? (intmax_t)attr->st_mtim.tv_sec : 0,
+		     timed ? attr->st_mtim.tv_nsec : 0) < 0)
+		judge_bad("no memory");
+	t->lines = image_grow(t->lines, t->n, &t->room, sizeof(*t->lines));
+	t->lines[t->n++].text = text;
+}
+
+/* Deep trees are deep here too: a handful of levels. */
+static void tree_walk(struct tree_dump *t, uint64_t dir, const char *path)
+{
+	struct tree_names list = { .n = 0 };
+	struct store_file *f = NULL;
+	struct stat attr;
+	int r = store_file_open(t->st, dir, O_RDONLY | O_DIRECTORY, &f);
+
+	if (r >= 0)
+		r = store_readdir(f, 0, false, tree_fill, &list);
+	if (r < 0)
+		judge_bad("reading the directory %s: %s", path, strerror(-r));
+	store_file_close(f);
+	for (size_t i = 0; i < list.n; i++) {
+		char *sub = NULL;
+
+		if (asprintf(&sub, "%s%s%s", path, *path ? "/" : "",
+			     list.names[i].name) < 0)
+			judge_bad("no memory");
+		r = store_lookup(t->st, dir, list.names[i].name, &attr);
+		if (r < 0)
+			judge_bad("looking up %s: %s", sub, strerror(-r));
+		tree_line(t, &attr, sub);
+		if (S_ISDIR(attr.st_mode))
+			tree_walk(t, attr.st_ino, sub);
+		free(sub);
+		free(list.names[i].name);
+	}
+	free(list.names);
+}
+
+static int tree_order(const void *a, const void *b)
+{
+	return strcmp(((const struct line *)a)->text,
+		      ((const struct line *)b)->text);
+}
+
+/* All of the tree as text; the caller's. */
+static char *tree_text(struct store *st, const struct torn *torn)
+{
+	struct tree_dump t = { .st = st, .torn = torn };
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	tree_walk(&t, STORE_ROOT_INO, "");
+	if (t.n)
+		qsort(t.lines, t.n, sizeof(*t.lines), tree_order);
+	for (size_t i = 0; i < t.n; i++) {
+		(void)fputs(t.lines[i].text, f);
+		free(t.lines[i].text);
+	}
+	free(t.lines);
+	(void)fclose(f);
+	return text;
+}
+
+/* -- One image ------------------------------------------------------------ */
+
+static struct store *judge_open(const struct scratch *path)
+{
+	char limit[32], why[512] = "";
+	struct store_config cfg = {
+		.path = path->path,
+		.flags = STORE_OPEN_CREATE,
+		.limits = { .limit = limit,
+			    .min_free = "0",
+			    .grace_sec = NEVER_SEC },
+		.report = judge_report,
+	};
+	struct store *st = NULL;
+
+	(void)snprintf(limit, sizeof(limit), "%ju", (uintmax_t)run.limit);
+	if (store_open(&cfg, &st, why, sizeof(why)) < 0)
+		judge_bad("opening: %s", why);
+	return st;
+}
+
+static void judge_check(struct store *st)
+{
+	const struct store_check how = { .data = true,
+					 .alone = true,
+					 .found = judge_finding };
+	struct store_checked checked;
+	int r = store_check(st, &how, &checked);
+
+	if (r < 0 || !checked.done)
+		judge_bad("check ended with %d", r);
+}
+
+static uint64_t disk_bytes;
+
+static int judge_add_disk(const char *path, const struct stat *st, int flag,
+			  struct FTW *ftw)
+{
+	(void)path;
+	(void)flag;
+	(void)ftw;
+	disk_bytes += (uint64_t)st->st_blocks * 512;
+	return 0;
+}
+
+static void judge_limit(const struct scratch *path)
+{
+	disk_bytes = 0;
+	if (nftw(path->path, judge_add_disk, 16, FTW_PHYS) < 0)
+		judge_bad("du: %m");
+	if (disk_bytes > run.limit)
+		judge_bad("limit: %ju bytes on the disk",
+			  (uintmax_t)disk_bytes);
+}
+
+/* Store, save, close and open again. */
+static void judge_go_on(struct store *st, const struct scratch *path)
+{
+	const struct store_new what = { .parent = STORE_ROOT_INO,
+					.name = "\x01new",
+					.mode = S_IFREG | 0644 };
+	const struct torn none = { .n = 0 };
+	uint8_t buf[100000];
+	struct store_file *f = NULL;
+	cleanup_free char *was = NULL, *is = NULL;
+	char why[512] = "";
+	struct stat attr;
+	uint64_t seed = run.seed;
+	int r = store_file_create(st, &what, O_RDWR, &attr, &f);
+
+	for (size_t i = 0; i < sizeof(buf); i++)
+		buf[i] = (uint8_t)image_random(&seed);
+	if (r >= 0)
+		r = (int)store_file_write(f, 0, buf, sizeof(buf), false);
+	if (r == -ENOSPC) { /* it may be full up to the limit */
+		if (f)
+			store_file_close(f);
+		f = NULL;
+	} else if (r < 0) {
+		judge_bad("going on: %s", strerror(-r));
+	}
+	if (f)
+		store_file_close(f);
+	was = tree_text(st, &none);
+	r = store_close(st);
+	if (r < 0 || store_look(path->path, why, sizeof(why)) != 0)
+		judge_bad("closing: %d %s", r, why);
+	st = judge_open(path);
+	judge_check(st);
+	is = tree_text(st, &none);
+	if (strcmp(was, is) != 0)
+		judge_bad("closed and opened again it is another:\n%s---\n%s",
+			  was, is);
+	judge_limit(path);
+	(void)store_close(st);
+}
+
+static void judge_compare(const char *is, const char *ref)
+{
+	size_t i = 0, begin = 0;
+
+	if (strcmp(is, ref) == 0)
+		return;
+	for (; is[i] && is[i] == ref[i]; i++) {
+		if (is[i] == '\n')
+			begin = i + 1;
+	}
+	judge_bad("tree: '%.*s' should be '%.*s'",
+		  (int)strcspn(is + begin, "\n"), is + begin,
+		  (int)strcspn(ref + begin, "\n"), ref + begin);
+}
+
+/* @ref: the tree it must have, or NULL: it is written to WORK/tree. */
+static void judge_image(const struct scratch *path, const char *ref, bool go_on)
+{
+	struct torn torn = { .n = 0 };
+	cleanup_free char *tree = NULL;
+	struct store *st;
+
+	iotap_fake_sync = true;
+	torn_find(&torn, path);
+	st = judge_open(path);
+	judge_limit(path);
+	judge_check(st);
+	tree = tree_text(st, &torn);
+	if (ref)
+		judge_compare(tree, ref);
+	else
+		scratch_write(scratch_at(&run.work, "tree").path, tree,
+			      strlen(tree));
+	if (go_on)
+		judge_go_on(st, path);
+	_exit(0);
+}
+
+/* -- The images ----------------------------------------------------------- */
+
+static void tell_bad(uint64_t at, int status, const struct scratch *path)
+{
+	struct scratch file = scratch_at(&run.work, "why");
+
+	run.bad++;
+	if (run.bad > BAD_SHOWN)
+		return;
+	if (access(file.path, F_OK) == 0) {
+		struct scratch_bytes why = scratch_read(file.path);
+
+		printf("bad record %ju: %.*s\n", (uintmax_t)at, (int)why.len,
+		       (char *)why.data);
+		free(why.data);
+	} else {
+		printf("bad record %ju: status 0x%x\n", (uintmax_t)at, status);
+	}
+	if (getenv("PIPCACHEFS_KEEP")) {
+		printf("kept: %s\n", path->path);
+		exit(1);
+	}
+}
+
+/* Returns true if it is good. */
+static bool judge(uint64_t at, const struct scratch *path, const char *ref,
+		  bool go_on)
+{
+	int status;
+	pid_t pid;
+
+	(void)unlink(scratch_at(&run.work, "why").path);
+	(void)fflush(stdout);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		if (run.without && !freopen("/dev/null", "w", stderr))
+			_exit(2);
+		judge_image(path, ref, go_on);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	if (status != 0)
+		tell_bad(at, status, path);
+	return status == 0;
+}
+
+static const struct ref *find_ref(uint64_t at)
+{
+	for (size_t i = run.n_refs; i-- > 0;) {
+		if (run.refs[i].at == at)
+			return &run.refs[i];
+	}
+	return NULL;
+}
+
+/* The tree of the checkpoint that was just put in place. */
+static void make_ref(struct image *im, uint64_t at)
+{
+	struct scratch image = scratch_at(&run.work, "image");
+	struct scratch tree = scratch_at(&run.work, "tree");
+	struct scratch keep;
+	struct scratch_bytes bytes;
+	char name[64];
+
+	(void)snprintf(name, sizeof(name), "ref.%ju", (uintmax_t)at);
+	keep = scratch_at(&run.work, name);
+	if (!run.without) {
+		(void)image_all(im, &image);
+		ck_assert_msg(judge(im->at, &image, NULL, false),
+			      "the reference of record %ju", (uintmax_t)at);
+		scratch_remove(&image);
+		ck_assert_int_eq(rename(tree.path, keep.path), 0);
+		printf("ref %ju\n", (uintmax_t)at);
+	}
+	bytes = scratch_read(keep.path); /* a control has them from before */
+	bytes.data[bytes.len] = '\0';
+	run.refs = image_grow(run.refs, run.n_refs, &run.room_refs,
+			      sizeof(*run.refs));
+	run.refs[run.n_refs++] =
+		(struct ref){ .at = at, .tree = (char *)bytes.data };
+}
+
+static void cut(struct image *im)
+{
+	struct scratch path = scratch_at(&run.work, "image");
+	struct image_saved saved = image_cut(im, &path);
+	const struct ref *ref = find_ref(saved.at);
+	bool go_on = image_random(&im->seed) % 4 == 0;
+	bool good;
+
+	ck_assert_msg(ref || saved.empty, "no reference for record %ju",
+		      (uintmax_t)saved.at);
+	good = judge(im->at, &path, saved.empty ? "" : ref->tree, go_on);
+	run.judged++;
+	if (good && saved.at < run.promised) {
+		printf("bad record %ju: an older checkpoint, %ju, than was "
+		       "promised, %ju\n",
+		       (uintmax_t)im->at, (uintmax_t)saved.at,
+		       (uintmax_t)run.promised);
+		run.bad++;
+	}
+	scratch_remove(&path);
+}
+
+static const struct image_saved *newest(const struct image *im)
+{
+	static const struct image_saved none = { .empty = true };
+	const struct image_node *index =
+		im->root ? image_lookup(&im->root->now, "index") : NULL;
+
+	return index ? &index->now.saved : &none;
+}
+
+/* More around syncs, and what is done to names. */
+static uint64_t weight(enum powerlog_type type)
+{
+	if (type == POWERLOG_ROOT)
+		return 0;
+	return type >= POWERLOG_SYNC && type < POWERLOG_INTENT ? 8 : 1;
+}
+
+static void start(struct image *im)
+{
+	const char *without = run.without ? run.without : "";
+
+	image_init(im, run.log, run.seed);
+	im->ignore_data_sync = !strcmp(without, "data");
+	im->ignore_pack_sync = !strcmp(without, "packs");
+	im->ignore_dir_sync = !strcmp(without, "rename");
+}
+
+static void take_note(const struct image *im, uint64_t note)
+{
+	uint64_t at = newest(im)->at;
+
+	run.promised = at;
+	printf("note %ju %ju\n", (uintmax_t)note, (uintmax_t)at);
+}
+
+START_TEST(every_image_is_its_checkpoint)
+{
+	enum powerlog_type type;
+	struct image im;
+	uint64_t sum = 0, was = 0, now;
+
+	start(&im);
+	while (image_step(&im, &type))
+		sum += weight(type);
+	image_release(&im);
+	start(&im);
+	while (image_step(&im, &type)) {
+		now = newest(&im)->at;
+		if (now != was && !newest(&im)->empty && !find_ref(now))
+			make_ref(&im, now);
+		was = now;
+		if (type == POWERLOG_NOTE)
+			take_note(&im, im.note);
+		if (image_random(&im.seed) % sum < weight(type) * run.images)
+			cut(&im);
+	}
+	image_release(&im);
+	for (size_t i = 0; i < run.n_refs; i++)
+		free(run.refs[i].tree);
+	free(run.refs);
+	printf("images %ju bad %ju\n", (uintmax_t)run.judged,
+	       (uintmax_t)run.bad);
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+	Suite *suite = suite_create("power_images");
+	TCase *tc = tcase_create("images");
+	SRunner *runner;
+	int failed;
+
+	if (argc < 6 || argc > 7) {
+		(void)fprintf(stderr, "usage: power_images LOG WORK LIMIT "
+				      "IMAGES SEED [data|packs|rename]\n");
+		return 2;
+	}
+	run.log = argv[1];
+	(void)snprintf(run.work.path, sizeof(run.work.path), "%s", argv[2]);
+	run.limit = strtoull(argv[3], NULL, 10);
+	run.images = strtoull(argv[4], NULL, 10);
+	run.seed = strtoull(argv[5], NULL, 10);
+	run.without = argv[6];
+	suite_add_tcase(suite, tc);
+	tcase_set_timeout(tc, 7200); /* who runs it has its own */
+	tcase_add_test(tc, every_image_is_its_checkpoint);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}
