@@ -8,7 +8,7 @@
 #ifndef TESTS_POWERLOG_H
 #define TESTS_POWERLOG_H
 
-#include <libgen.h>
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -284,10 +284,101 @@ static inline int powerlog_hook(const struct iotap_call *call,
 	return 0;
 }
 
-/* The store's directory, and those that are in it before all else. */
+/* -- What is there before all else ---------------------------------------- */
+
+static inline void powerlog_have(enum powerlog_type type, uint64_t dir,
+				 const char *name, const char *new_name,
+				 const struct stat *st)
+{
+	struct powerlog_names names = { .name = "" };
+	struct powerlog_rec rec = { .type = type,
+				    .ino = dir,
+				    .a = st->st_ino,
+				    .b = S_ISDIR(st->st_mode),
+				    .len = sizeof(names) };
+
+	if (strlen(name) >= sizeof(names.name))
+		abort();
+	memcpy(names.name, name, strlen(name));
+	memcpy(names.new_name, new_name, strlen(new_name));
+	powerlog_append(&rec, &names);
+}
+
+static inline void powerlog_have_synced(uint64_t ino)
+{
+	powerlog_sync(ino, IOTAP_BEFORE);
+	powerlog_sync(ino, IOTAP_DONE);
+}
+
+static inline void powerlog_have_bytes(const char *path, uint64_t ino)
+{
+	static uint8_t buf[1 << 20];
+	struct powerlog_rec rec = { .type = POWERLOG_WRITE, .ino = ino };
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	while (fd >= 0 && (n = read(fd, buf, sizeof(buf))) > 0) {
+		rec.len = (uint64_t)n;
+		powerlog_append(&rec, buf);
+		rec.a += rec.len;
+	}
+	if (fd < 0 || close(fd) < 0)
+		abort();
+	powerlog_have_synced(ino);
+}
+
+/* A side file comes as the store makes it, by a rename. */
+static inline void powerlog_have_file(const char *path, uint64_t dir,
+				      const char *name, const struct stat *st)
+{
+	bool side = strcmp(name, "ckpt") == 0;
+
+	powerlog_have(POWERLOG_CREATE, dir, side ? "ckpt.new" : name, "", st);
+	powerlog_have_bytes(path, st->st_ino);
+	if (side)
+		powerlog_have(POWERLOG_RENAME, dir, "ckpt.new", name, st);
+}
+
+/* What is in the directory; @last: that which says what all else is. */
+static inline void powerlog_have_names(const char *path, uint64_t ino,
+				       bool last);
+
+static inline void powerlog_have_dir(const char *path, uint64_t ino)
+{
+	powerlog_have_names(path, ino, false);
+	powerlog_have_names(path, ino, true);
+	powerlog_have_synced(ino);
+}
+
+static inline void powerlog_have_names(const char *path, uint64_t ino,
+				       bool last)
+{
+	char sub[PATH_MAX + 300];
+	DIR *dir = opendir(path);
+	struct dirent *de;
+	struct stat st;
+
+	while (dir && (de = readdir(dir))) {
+		const char *name = de->d_name;
+
+		(void)snprintf(sub, sizeof(sub), "%s/%s", path, name);
+		if (!strcmp(name, ".") || !strcmp(name, "..") ||
+		    (!strcmp(name, "index") || !strcmp(name, "ckpt")) != last ||
+		    powerlog_passing(sub) || lstat(sub, &st) < 0)
+			continue;
+		if (S_ISREG(st.st_mode))
+			powerlog_have_file(sub, ino, name, &st);
+		if (!S_ISDIR(st.st_mode))
+			continue;
+		powerlog_have(POWERLOG_CREATE, ino, name, "", &st);
+		powerlog_have_dir(sub, st.st_ino);
+	}
+	if (!dir || closedir(dir) < 0)
+		abort();
+}
+
 static inline void powerlog_begin(const char *root)
 {
-	static const char *const dirs[] = { "index", "packs" };
 	struct powerlog_rec rec = { .type = POWERLOG_ROOT };
 	struct stat st;
 
@@ -295,22 +386,7 @@ static inline void powerlog_begin(const char *root)
 		abort();
 	rec.ino = st.st_ino;
 	powerlog_append(&rec, NULL);
-	for (size_t i = 0; i < sizeof(dirs) / sizeof(*dirs); i++) {
-		struct powerlog_names names = { .name = "" };
-		char path[PATH_MAX + 8];
-
-		(void)snprintf(path, sizeof(path), "%s/%s", root, dirs[i]);
-		if (stat(path, &st) < 0)
-			continue;
-		(void)snprintf(names.name, sizeof(names.name), "%s", dirs[i]);
-		rec.type = POWERLOG_CREATE;
-		rec.a = st.st_ino;
-		rec.b = true;
-		rec.len = sizeof(names);
-		powerlog_append(&rec, &names);
-	}
-	powerlog_sync(rec.ino, IOTAP_BEFORE);
-	powerlog_sync(rec.ino, IOTAP_DONE);
+	powerlog_have_dir(root, st.st_ino);
 }
 
 /* Log what this process does below @root from here on. */

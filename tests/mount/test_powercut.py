@@ -83,7 +83,7 @@ class Recording:
         self.work = pathlib.Path(tempfile.mkdtemp(
             prefix="pipcachefs-power.",
             dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path))
-        store.path.mkdir()
+        store.path.mkdir(exist_ok=True)
         store.env = {"LD_PRELOAD": tool("libpowertap.so"),
                      "PIPCACHEFS_TAP_LOG": str(self.log),
                      "PIPCACHEFS_TAP_STORE": str(store.path)}
@@ -180,11 +180,12 @@ def count_of(lines):
 
 @pytest.fixture
 def record(mount, tmp_path):
-    """Factory: `record(limit)` mounts a store that is recorded."""
+    """Factory: `record(limit)` mounts a store that is recorded; one that was
+    used before can be given."""
     made = []
 
-    def factory(limit):
-        made.append(Recording(mount(start=False), tmp_path, limit))
+    def factory(limit, store=None):
+        made.append(Recording(store or mount(start=False), tmp_path, limit))
         return made[-1]
 
     yield factory
@@ -353,3 +354,36 @@ def test_evictions(record):
     rec.store.umount()
     rec.judge(storm.check_file)
     rec.controls()
+
+
+def test_index_is_rewritten(mount, record):
+    """At a mount, when it is mostly free pages."""
+    store = mount("limit=1G,min_free=0")
+    many = [store.mnt / "many" / str(n) for n in range(2500)]
+    many[0].parent.mkdir()
+    for path in many:
+        path.write_bytes(pipshape.content(path, 1500))
+    for path in many[20:]:
+        path.unlink()
+    for n in range(8):
+        pipshape.store(store.mnt, n, 150 * KIB)
+    store.umount()
+    data = store.path / "index" / "data.mdb"
+    before = data.stat().st_size
+
+    rec = record(1 << 30, store)
+    assert data.stat().st_size < before / 2
+    rec.note()
+    for n in range(4, 12):
+        pipshape.store(store.mnt, n, 150 * KIB)
+    rec.note()
+    store.umount()
+    names = {*map(str, range(20))}
+
+    def check_file(path, content):
+        name = pathlib.Path(path)
+        size = 1500 if name.name in names else 150 * KIB
+        if not path.endswith(".tmp") and (
+                name.suffix == ".body" or name.name in names):
+            assert content == sha256(pipshape.content(name, size)), path
+    rec.judge(check_file)
