@@ -347,9 +347,8 @@ static int setup_compact(struct store *st, const struct index_stat *is,
 	if (r >= 0) {
 		index_close(steal_ptr(st->ix));
 		r = home_swap_index(&st->home, new_fd);
-		if (r < 0)
-			base_closep(&new_fd);
-		r = setup_index(st, CHECKPOINT_CLEAN, reason, size);
+		if (r >= 0)
+			r = setup_index(st, CHECKPOINT_CLEAN, reason, size);
 		st->tree.ix = st->ix;
 		if (r >= 0)
 			store_apply_growth(st);
