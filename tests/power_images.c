@@ -19,7 +19,8 @@
  * Files that had a writer at the checkpoint are "torn", whatever they hold.
  *
  * Printed are lines: "ref RECORD", "note NUMBER RECORD" (the checkpoint that
- * was the newest at that note), "bad VERDICT WHY", "images NUMBER bad NUMBER".
+ * was the newest at that note), "bad record RECORD: WHY", "punches NUMBER"
+ * (holes, in the log), "images NUMBER bad NUMBER".
  */
 #include <check.h>
 #include <stdlib.h>
@@ -27,6 +28,7 @@
 #include <sys/wait.h>
 #include <syslog.h>
 
+#include "clocktap.h"
 #include "powercut.h"
 #include "store/checkpoint.h"
 #include "store/digest.h"
@@ -449,12 +451,15 @@ static void judge_compare(const char *is, const char *ref)
 }
 
 /* @ref: the tree it must have, or NULL: it is written to WORK/tree. */
-static void judge_image(const struct scratch *path, const char *ref, bool go_on)
+static void judge_image(const struct scratch *path, const char *ref,
+			uint64_t time_sec, bool go_on)
 {
 	struct torn torn = { .n = 0 };
 	cleanup_free char *tree = NULL;
 	struct store *st;
 
+	/* What was used last is as long ago as it was then. */
+	clocktap_wall_sec = (long)time_sec - time(NULL);
 	iotap_fake_sync = true;
 	torn_find(&torn, path);
 	st = judge_open(path);
@@ -497,19 +502,18 @@ static void tell_bad(uint64_t at, int status, const struct scratch *path)
 
 /* Returns true if it is good. */
 static bool judge(uint64_t at, const struct scratch *path, const char *ref,
-		  bool go_on)
+		  uint64_t time_sec, bool go_on)
 {
 	int status;
 	pid_t pid;
 
 	(void)unlink(scratch_at(&run.work, "why").path);
-	(void)fflush(stdout);
 	pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		if (run.without && !freopen("/dev/null", "w", stderr))
 			_exit(2);
-		judge_image(path, ref, go_on);
+		judge_image(path, ref, time_sec, go_on);
 	}
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 	if (status != 0)
@@ -533,13 +537,14 @@ static void make_ref(struct image *im, uint64_t at)
 	struct scratch tree = scratch_at(&run.work, "tree");
 	struct scratch keep;
 	struct scratch_bytes bytes;
+	struct image_saved saved;
 	char name[64];
 
 	(void)snprintf(name, sizeof(name), "ref.%ju", (uintmax_t)at);
 	keep = scratch_at(&run.work, name);
 	if (!run.without) {
-		(void)image_all(im, &image);
-		ck_assert_msg(judge(im->at, &image, NULL, false),
+		saved = image_all(im, &image);
+		ck_assert_msg(judge(at, &image, NULL, saved.time_sec, false),
 			      "the reference of record %ju", (uintmax_t)at);
 		scratch_remove(&image);
 		ck_assert_int_eq(rename(tree.path, keep.path), 0);
@@ -563,7 +568,9 @@ static void cut(struct image *im)
 
 	ck_assert_msg(ref || saved.empty, "no reference for record %ju",
 		      (uintmax_t)saved.at);
-	good = judge(im->at, &path, saved.empty ? "" : ref->tree, go_on);
+	good = judge(im->at, &path, saved.empty ? "" : ref->tree,
+		     saved.empty ? (uint64_t)time(NULL) : saved.time_sec,
+		     go_on);
 	run.judged++;
 	if (good && saved.at < run.promised) {
 		printf("bad record %ju: an older checkpoint, %ju, than was "
@@ -614,11 +621,13 @@ START_TEST(every_image_is_its_checkpoint)
 {
 	enum powerlog_type type;
 	struct image im;
-	uint64_t sum = 0, was = 0, now;
+	uint64_t sum = 0, was = 0, punches = 0, now;
 
 	start(&im);
-	while (image_step(&im, &type))
+	while (image_step(&im, &type)) {
 		sum += weight(type);
+		punches += type == POWERLOG_PUNCH;
+	}
 	image_release(&im);
 	start(&im);
 	while (image_step(&im, &type)) {
@@ -635,6 +644,7 @@ START_TEST(every_image_is_its_checkpoint)
 	for (size_t i = 0; i < run.n_refs; i++)
 		free(run.refs[i].tree);
 	free(run.refs);
+	printf("punches %ju\n", (uintmax_t)punches);
 	printf("images %ju bad %ju\n", (uintmax_t)run.judged,
 	       (uintmax_t)run.bad);
 }
@@ -658,6 +668,7 @@ int main(int argc, char **argv)
 	run.images = strtoull(argv[4], NULL, 10);
 	run.seed = strtoull(argv[5], NULL, 10);
 	run.without = argv[6];
+	(void)setvbuf(stdout, NULL, _IOLBF, 0); /* what fails ends at once */
 	suite_add_tcase(suite, tc);
 	tcase_set_timeout(tc, 7200); /* who runs it has its own */
 	tcase_add_test(tc, every_image_is_its_checkpoint);

@@ -44,7 +44,8 @@ struct image_saved {
 	uint64_t at; /* record that put it there, 0: none ever was */
 	uint64_t txnid;
 	uint64_t state;
-	bool empty; /* the snapshot of a new index, or none at all */
+	uint64_t time_sec; /* unix */
+	bool empty;	   /* the snapshot of a new index, or none at all */
 };
 
 struct image_name {
@@ -374,9 +375,10 @@ static inline struct image_saved image_saved(const struct image *im,
 
 	/* Not synced before its rename: then any content is fine here, the
 	 * bytes of the image will tell. */
-	ck_assert(file && file->room >= 24);
+	ck_assert(file && file->room >= 64);
 	memcpy(&flags, file->bytes + 8, sizeof(flags));
 	memcpy(&txnid, file->bytes + 16, sizeof(txnid));
+	memcpy(&saved.time_sec, file->bytes + 56, sizeof(saved.time_sec));
 	if (flags & 2)
 		return saved;
 	ck_assert_uint_lt(txnid, IMAGE_TXNS_MAX);
@@ -449,11 +451,10 @@ static inline void image_synced(struct image *im,
 	}
 }
 
-/* A killed process took its syncs, and its last transactions, with it. */
+/* A killed process took its last transactions with it. */
 static inline void image_opened(struct image *im,
 				const struct powerlog_rec *rec)
 {
-	im->n_syncs = 0;
 	memset(im->state + rec->a, 0,
 	       (IMAGE_TXNS_MAX - rec->a) * sizeof(*im->state));
 	im->state[rec->a] = rec->b;
@@ -503,6 +504,8 @@ static inline bool image_step(struct image *im, enum powerlog_type *ret)
 		image_opened(im, &rec);
 	} else if (rec.type == POWERLOG_ROOT) {
 		im->root = image_new(im, rec.ino, true);
+	} else if (rec.type == POWERLOG_LIFE) {
+		im->n_syncs = 0; /* those of a killed process never end */
 	} else {
 		im->note = rec.a;
 	}

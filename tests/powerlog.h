@@ -35,6 +35,7 @@ enum powerlog_type {
 	/* of the log itself */
 	POWERLOG_ROOT, /* the store's directory; comes first */
 	POWERLOG_NOTE, /* a: what the test knows of this moment */
+	POWERLOG_LIFE, /* a process begins; the one before has ended */
 };
 
 struct powerlog_rec {
@@ -407,6 +408,7 @@ static inline void powerlog_start(const char *path, const char *root,
 		abort();
 	if (st.st_size == 0)
 		powerlog_begin(powerlog.root);
+	powerlog_mark(POWERLOG_LIFE, 0, 0);
 	iotap_fake_sync = true;
 	iotap_hook = powerlog_hook;
 }

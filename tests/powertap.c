@@ -3,6 +3,10 @@
  * The recorder of powerlog.h for a program that is not ours to link: a library
  * to preload. It logs what the program does to the directory
  * PIPCACHEFS_TAP_STORE in the file PIPCACHEFS_TAP_LOG.
+ *
+ * A file PIPCACHEFS_TAP_KILL with a number n has the next process killed at its
+ * n-th call, before, after or in the middle of it. That process removes the
+ * file.
  */
 #include <linux/fs.h>
 #include <stdarg.h>
@@ -54,12 +58,26 @@ int tap_ioctl(int fd, unsigned long request, ...)
 	return (int)syscall(SYS_ioctl, fd, request, arg);
 }
 
+static struct powerlog_kill tap_kill(void)
+{
+	struct powerlog_kill kill = { .calls = -1 };
+	const char *path = getenv("PIPCACHEFS_TAP_KILL");
+	FILE *f = path ? fopen(path, "re") : NULL;
+
+	if (!f)
+		return kill;
+	if (fscanf(f, "%ld", &kill.calls) != 1 || unlink(path) < 0)
+		abort();
+	(void)fclose(f);
+	kill.how = (enum powerlog_kill_how)(kill.calls % KILL_HOWS);
+	return kill;
+}
+
 static void __attribute__((constructor)) tap_start(void)
 {
 	const char *log = getenv("PIPCACHEFS_TAP_LOG");
 	const char *store = getenv("PIPCACHEFS_TAP_STORE");
 
 	if (log && store)
-		powerlog_start(log, store,
-			       (struct powerlog_kill){ .calls = -1 });
+		powerlog_start(log, store, tap_kill());
 }

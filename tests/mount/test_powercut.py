@@ -13,6 +13,8 @@ kind taken for nothing, must give images that are bad.
 """
 
 import concurrent.futures
+import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -24,6 +26,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +41,7 @@ from test_pip import Pip
 
 KIB, MIB = 1 << 10, 1 << 20
 # Of a workload, and of each of its controls.
-IMAGES, CONTROL_IMAGES = (2000, 100) if LONG else (120, 12)
+IMAGES, CONTROL_IMAGES = (1500, 100) if LONG else (80, 10)
 CONTROLS = ("data", "packs", "rename")
 NOTE = struct.Struct("<IIQQQQ"), 13  # as powerlog.h has them
 
@@ -49,6 +52,15 @@ def tool(name):
                         or os.path.dirname(mounted.binary()), name)
     assert path.exists(), f"{path}: not built"
     return str(path)
+
+
+def save(directory):
+    """A checkpoint, where sync=strict."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sha256(data):
@@ -79,6 +91,7 @@ class Recording:
     def __init__(self, store, tmp_path, limit):
         self.store, self.limit = store, limit
         self.log = tmp_path / "power.log"
+        self.kill = tmp_path / "kill"
         self.notes = []
         self.work = pathlib.Path(tempfile.mkdtemp(
             prefix="pipcachefs-power.",
@@ -86,8 +99,19 @@ class Recording:
         store.path.mkdir(exist_ok=True)
         store.env = {"LD_PRELOAD": tool("libpowertap.so"),
                      "PIPCACHEFS_TAP_LOG": str(self.log),
-                     "PIPCACHEFS_TAP_STORE": str(store.path)}
+                     "PIPCACHEFS_TAP_STORE": str(store.path),
+                     "PIPCACHEFS_TAP_KILL": str(tmp_path / "kill")}
+        self.strict = f"limit={limit},min_free=0,sync=strict"
         store.mount(f"limit={limit},min_free=0")
+
+    def is_dead(self):
+        return self.store.process.poll() is not None
+
+    def mount_again(self):
+        """After the daemon was killed."""
+        self.store.process = None
+        subprocess.run(["umount", "-l", self.store.mnt], check=True)
+        self.store.mount()
 
     def quiet(self, still_open=0):
         """All is closed but @still_open files, summed, cut and given back."""
@@ -140,6 +164,7 @@ class Recording:
     def judge(self, check_file):
         """All images; @check_file is asked about each file of each
         checkpoint. Prints what there was."""
+        self.store.dog.cancel()  # nothing is mounted any more
         lines = self.images(IMAGES)
         refs = [line[1] for line in lines if line[0] == "ref"]
         notes = [line for line in lines if line[0] == "note"]
@@ -155,10 +180,11 @@ class Recording:
                 if mode.startswith("100") and content != "torn":
                     check_file(path, content)
                     files += 1
+        self.punches = next(int(line[1]) for line in lines
+                            if line[0] == "punches")
         print(f"{count} images of {len(refs)} checkpoints, all good; "
               f"{files / max(len(refs), 1):.0f} files in one; log "
-              f"{self.log.stat().st_size >> 20} MiB")
-        return refs
+              f"{self.log.stat().st_size >> 20} MiB, {self.punches} holes")
 
     def controls(self):
         """Without syncs there must be bad images, else nothing was shown."""
@@ -285,12 +311,13 @@ def test_sequences(record, beside):
 class Storm:
     """Wheels that share members come and go, more than there is room for."""
 
-    def __init__(self, top, seed):
-        self.top = top
+    def __init__(self, top, seed, fsync=True, own=5):
+        """Each @own-th body is one that shares nothing; 0: none is."""
+        self.top, self.fsync, self.own = top, fsync, own
         self.random = random.Random(seed)
         self.known = {}
-        base = [(f"pkg/{n}.py", random.Random(n).randbytes(3000 + 4000 * n))
-                for n in range(24)]
+        base = [(f"pkg/{n}.py", random.Random(n).randbytes(3000 + 2000 * n))
+                for n in range(14)]
         self.bodies = [wheel_of(base)]
         for n in range(40):
             self.bodies.append(next_version(
@@ -298,23 +325,20 @@ class Storm:
 
     def put(self, n):
         body = self.random.choice(self.bodies)
-        if n % 5 == 0:
+        if self.own and n % self.own == 0:
             body = self.random.randbytes(self.random.randrange(1, 2 * MIB))
         for path, data in ((pipshape.header_path(self.top, n),
                             pipshape.header(n)),
                            (pipshape.body_path(self.top, n), body)):
             self.known.setdefault(path.name, set()).add(sha256(data))
-            pipshape.write_file(path, data)
+            pipshape.write_file(path, data, self.fsync)
 
     def step(self, n):
-        try:
-            if self.random.randrange(4):
-                self.put(n)
-            else:
-                pipshape.body_path(self.top, n).unlink()
-                pipshape.header_path(self.top, n).unlink()
-        except OSError as e:
-            assert e.errno in (28, 2), e  # full, or evicted
+        if self.random.randrange(5) < 3:
+            self.put(n)
+        else:
+            pipshape.body_path(self.top, n).unlink()
+            pipshape.header_path(self.top, n).unlink()
 
     def check_file(self, path, content):
         # A write that found no room leaves a temporary file with a part.
@@ -323,35 +347,125 @@ class Storm:
             assert content in self.known[name], f"{path} has wrong bytes"
 
 
+def storm_on(rec, storm, names, steps, still=False):
+    """Three threads take steps, a fourth one saves all the time."""
+    over = threading.Event()
+
+    def save_all():
+        while not over.wait(0.05):
+            save(rec.store.mnt)
+
+    def write(share):
+        for n in itertools.islice(itertools.cycle(range(share, names, 3)),
+                                  steps):
+            try:
+                storm.step(n)
+            except OSError as e:
+                # Full, or evicted.
+                assert e.errno in (errno.ENOSPC, errno.ENOENT), e
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        saving = pool.submit(save_all)
+        for done in [pool.submit(write, share) for share in range(3)]:
+            done.result()
+        over.set()
+        saving.result()
+    if still:
+        time.sleep(10)  # until packs with holes are emptied
+    rec.note()
+
+
 def test_evictions(record):
     """A cache that is always full, with all that goes on behind it."""
     rec = record(24 * MIB)
-    storm = Storm(rec.store.mnt, 1)
-    over = threading.Event()
-    rec.store.do("limit", rec.store.path, "--now", str(rec.limit))
-
-    def save():
-        while not over.wait(0.15):
-            rec.store.sync()
-
-    def write(share):
-        for n in itertools.islice(itertools.cycle(range(share, 90, 3)),
-                                  400 if LONG else 60):
-            storm.step(n)
-
+    storm = Storm(rec.store.mnt, 1, fsync=False)
+    rec.store.remount(rec.strict)
     for _ in range(6 if LONG else 2):
-        over.clear()
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            saving = pool.submit(save)
-            for done in [pool.submit(write, share) for share in range(3)]:
-                done.result()
-            over.set()
-            saving.result()
-        rec.note()
+        storm_on(rec, storm, 90, 100 if LONG else 40)
         rec.store.prune("--to", str(12 * MIB))
         rec.note()
         rec.store.remount()
     rec.store.umount()
+    rec.judge(storm.check_file)
+    rec.controls()
+
+
+def test_shared_members(record):
+    """Much that is shared, and room for all: packs get holes."""
+    rec = record(64 * MIB)
+    storm = Storm(rec.store.mnt, 3, fsync=False, own=0)
+    rec.store.remount(rec.strict)
+    for _ in range(4 if LONG else 2):
+        storm_on(rec, storm, 24, 200 if LONG else 80, still=LONG)
+    rec.store.umount()
+    rec.judge(storm.check_file)
+    assert rec.punches > 20
+    rec.controls()
+
+
+def test_rewrites(record):
+    """Files are changed when they are saved, but not cut yet."""
+    rec = record(64 * MIB)
+    top = rec.store.mnt
+    rec.store.remount(rec.strict)
+    known, chance = {}, random.Random(4)
+
+    def put(name, at, data):
+        path = top / name
+        with path.open("r+b" if at else "wb", buffering=0) as f:
+            f.seek(at)
+            f.write(data)
+        whole = known.get(name, [b""])[-1][:at] + data
+        whole += known.get(name, [b""])[-1][len(whole):] if at else b""
+        known.setdefault(name, []).append(whole)
+
+    for _ in range(60 if LONG else 5):
+        put("keeps-the-ingest-busy", 0, chance.randbytes(6 * MIB))
+        for n in range(8):
+            put(f"f{n}", 0, chance.randbytes(70_000 + n))
+        wait_for(lambda: rec.store.status()["open_files"] == 0, "closes")
+        save(top)
+        for n in range(8):
+            put(f"f{n}", 4000, chance.randbytes(30_000))
+        rec.note({name: ["100644", str(len(old[-1])), sha256(old[-1])]
+                  for name, old in known.items()})
+    rec.store.umount()
+    sums = {name: {sha256(data) for data in old}
+            for name, old in known.items()}
+
+    def check_file(path, content):
+        assert content in sums[path], f"{path} has wrong bytes"
+    rec.judge(check_file)
+    rec.controls()
+
+
+def test_kills(record):
+    """The daemon is killed at any call, time and again; the next one goes on
+    from there."""
+    rec = record(24 * MIB)
+    storm = Storm(rec.store.mnt, 2, fsync=False)
+    calls = random.Random(1)
+    rec.note()
+    rec.store.umount()
+
+    def write(share):
+        for n in itertools.cycle(range(share, 40, 2)):
+            if rec.is_dead():
+                return
+            with contextlib.suppress(OSError):
+                storm.step(n)
+                if n % 7 == 0:
+                    # A command would open the store itself, unseen.
+                    save(rec.store.mnt)
+
+    for _ in range(40 if LONG else 5):
+        rec.kill.write_text(f"{calls.randrange(300, 2500)}\n")
+        rec.store.mount(rec.strict)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, range(2)))
+        rec.mount_again()
+        rec.note()
+        rec.store.umount()
     rec.judge(storm.check_file)
     rec.controls()
 
