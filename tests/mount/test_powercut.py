@@ -41,7 +41,7 @@ from test_pip import Pip
 
 KIB, MIB = 1 << 10, 1 << 20
 # Of a workload, and of each of its controls.
-IMAGES, CONTROL_IMAGES = (1500, 100) if LONG else (80, 10)
+IMAGES, CONTROL_IMAGES = (800, 40) if LONG else (80, 10)
 CONTROLS = ("data", "packs", "rename")
 NOTE = struct.Struct("<IIQQQQ"), 13  # as powerlog.h has them
 
@@ -248,9 +248,7 @@ def test_pips(record, wheels, pip_of, tmp_path):
             rec.note()
             pip.install("c", "--use-pep517", "docopt")
             rec.note()
-            if LONG:
-                pip.install("d", "numpy")
-            pip.run("cache", "remove", "six" if LONG else "docopt")
+            pip.run("cache", "remove", "docopt")
             pip.install("e", "requests", "six")
             rec.store.remount()
             rec.note()
@@ -419,11 +417,11 @@ def test_rewrites(record):
         whole += known.get(name, [b""])[-1][len(whole):] if at else b""
         known.setdefault(name, []).append(whole)
 
-    for _ in range(60 if LONG else 5):
-        put("keeps-the-ingest-busy", 0, chance.randbytes(6 * MIB))
+    for _ in range(20 if LONG else 4):
+        put("keeps-the-ingest-busy", 0, chance.randbytes(16 * MIB))
         for n in range(8):
             put(f"f{n}", 0, chance.randbytes(70_000 + n))
-        wait_for(lambda: rec.store.status()["open_files"] == 0, "closes")
+        time.sleep(0.005)  # close(2) returns before the daemon is told
         save(top)
         for n in range(8):
             put(f"f{n}", 4000, chance.randbytes(30_000))
