@@ -417,7 +417,7 @@ def test_rewrites(record):
         whole += known.get(name, [b""])[-1][len(whole):] if at else b""
         known.setdefault(name, []).append(whole)
 
-    for _ in range(20 if LONG else 4):
+    for _ in range(8 if LONG else 4):
         put("keeps-the-ingest-busy", 0, chance.randbytes(16 * MIB))
         for n in range(8):
             put(f"f{n}", 0, chance.randbytes(70_000 + n))
