@@ -347,7 +347,7 @@ START_TEST(every_image_is_its_checkpoint)
 {
 	enum powerlog_type type;
 	struct image im;
-	uint64_t sum = 0, was = 0, punches = 0, now;
+	uint64_t sum = 0, due, was = 0, punches = 0, now;
 	bool alive = false;
 
 	tree_why = scratch_at(&run.work, "why");
@@ -359,6 +359,7 @@ START_TEST(every_image_is_its_checkpoint)
 	image_release(&im);
 	alive = false;
 	start(&im);
+	due = image_random(&im.seed) % sum;
 	while (image_step(&im, &type)) {
 		now = newest(&im)->at;
 		if (now != was && !newest(&im)->empty && !find_ref(now))
@@ -366,8 +367,8 @@ START_TEST(every_image_is_its_checkpoint)
 		was = now;
 		if (type == POWERLOG_NOTE)
 			take_note(&im, im.note);
-		if (image_random(&im.seed) % sum <
-		    weight(type, &alive) * run.images)
+		for (due += weight(type, &alive) * run.images; due >= sum;
+		     due -= sum)
 			cut(&im);
 	}
 	image_release(&im);
