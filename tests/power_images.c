@@ -32,6 +32,7 @@
 
 #define BAD_SHOWN 5
 #define NEVER_SEC 86400
+#define JUDGE_SEC 600 /* then it hangs */
 
 struct ref {
 	uint64_t at;
@@ -184,6 +185,7 @@ static void judge_image(const struct scratch *path, const char *ref,
 	cleanup_free char *tree = NULL;
 	struct store *st;
 
+	(void)alarm(JUDGE_SEC);
 	/* What was used last is as long ago as it was then. */
 	clocktap_wall_sec = (long)time_sec - time(NULL);
 	iotap_fake_sync = true;

@@ -431,6 +431,15 @@ static inline bool image_ignored(const struct image *im,
 	return false;
 }
 
+/* Those of a killed process never end. */
+static inline void image_sync(struct image *im, uint64_t id)
+{
+	if (im->n_syncs && im->syncs[0].id >> 32 != id >> 32)
+		im->n_syncs = 0;
+	ck_assert_uint_lt(im->n_syncs, ARRAY_SIZE(im->syncs));
+	im->syncs[im->n_syncs++] = (struct image_sync){ id, im->at };
+}
+
 static inline void image_synced(struct image *im,
 				const struct powerlog_rec *rec)
 {
@@ -490,8 +499,7 @@ static inline bool image_step(struct image *im, enum powerlog_type *ret)
 	if (rec.type < POWERLOG_SYNC) {
 		image_on_file(im, &rec, bytes);
 	} else if (rec.type == POWERLOG_SYNC) {
-		ck_assert_uint_lt(im->n_syncs, ARRAY_SIZE(im->syncs));
-		im->syncs[im->n_syncs++] = (struct image_sync){ rec.a, im->at };
+		image_sync(im, rec.a);
 	} else if (rec.type == POWERLOG_SYNCED) {
 		image_synced(im, &rec);
 	} else if (rec.type < POWERLOG_INTENT) {
@@ -504,9 +512,7 @@ static inline bool image_step(struct image *im, enum powerlog_type *ret)
 		image_opened(im, &rec);
 	} else if (rec.type == POWERLOG_ROOT) {
 		im->root = image_new(im, rec.ino, true);
-	} else if (rec.type == POWERLOG_LIFE) {
-		im->n_syncs = 0; /* those of a killed process never end */
-	} else {
+	} else if (rec.type == POWERLOG_NOTE) {
 		im->note = rec.a;
 	}
 	return true;

@@ -21,7 +21,7 @@ enum powerlog_type {
 	POWERLOG_WRITE, /* a: offset; bytes */
 	POWERLOG_SIZE,	/* a: the new one */
 	POWERLOG_PUNCH, /* a: offset, b: length of what is zero now */
-	POWERLOG_SYNC,	/* a: number of the sync, which begins */
+	POWERLOG_SYNC,	/* a: process and number of the sync, which begins */
 	POWERLOG_SYNCED,
 	/* a directory; bytes are struct powerlog_names */
 	POWERLOG_CREATE, /* a: inode number of what is new, b: a directory */
@@ -35,7 +35,7 @@ enum powerlog_type {
 	/* of the log itself */
 	POWERLOG_ROOT, /* the store's directory; comes first */
 	POWERLOG_NOTE, /* a: what the test knows of this moment */
-	POWERLOG_LIFE, /* a process begins; the one before has ended */
+	POWERLOG_LIFE, /* a process begins */
 };
 
 struct powerlog_rec {
@@ -58,6 +58,7 @@ struct powerlog_kill {
 	long calls; /* until the end, < 0: never */
 	enum powerlog_kill_how how;
 	enum iotap_op from; /* what counts, and all that follows it there */
+	const char *once;   /* a file that goes with it; without it no end */
 };
 
 static struct {
@@ -66,7 +67,7 @@ static struct {
 	size_t root_len;
 	char root[PATH_MAX]; /* files elsewhere are not of interest */
 	struct powerlog_kill kill;
-	atomic_ullong syncs;
+	atomic_uint syncs;
 } powerlog = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1 };
 
 static inline void powerlog_append(const struct powerlog_rec *rec,
@@ -131,7 +132,7 @@ static inline bool powerlog_end(const struct iotap_call *call,
 
 	if (call->op < k->from || phase != last || k->calls < 0)
 		return false;
-	return k->calls-- == 0;
+	return k->calls-- == 0 && (!k->once || unlink(k->once) == 0);
 }
 
 static inline void powerlog_die(void)
@@ -246,7 +247,7 @@ static inline void powerlog_sync(uint64_t ino, enum iotap_phase phase)
 	struct powerlog_rec rec = { .ino = ino };
 
 	if (phase == IOTAP_BEFORE)
-		mine = ++powerlog.syncs;
+		mine = (uint64_t)getpid() << 32 | ++powerlog.syncs;
 	rec.type = phase == IOTAP_BEFORE ? POWERLOG_SYNC : POWERLOG_SYNCED;
 	rec.a = mine;
 	powerlog_append(&rec, NULL);
@@ -403,7 +404,6 @@ static inline void powerlog_start(const char *path, const char *root,
 		abort();
 	powerlog.root_len = strlen(powerlog.root);
 	powerlog.kill = kill;
-	powerlog.syncs = (unsigned long long)getpid() << 32;
 	if (fstat(powerlog.fd, &st) < 0)
 		abort();
 	if (st.st_size == 0)

@@ -4,9 +4,8 @@
  * to preload. It logs what the program does to the directory
  * PIPCACHEFS_TAP_STORE in the file PIPCACHEFS_TAP_LOG.
  *
- * A file PIPCACHEFS_TAP_KILL with a number n has the next process killed at its
- * n-th call, before, after or in the middle of it. That process removes the
- * file.
+ * A file PIPCACHEFS_TAP_KILL with a number n has a process killed at its n-th
+ * call, before, after or in the middle of it. The file goes with it.
  */
 #include <linux/fs.h>
 #include <stdarg.h>
@@ -66,10 +65,11 @@ static struct powerlog_kill tap_kill(void)
 
 	if (!f)
 		return kill;
-	if (fscanf(f, "%ld", &kill.calls) != 1 || unlink(path) < 0)
+	if (fscanf(f, "%ld", &kill.calls) != 1)
 		abort();
 	(void)fclose(f);
 	kill.how = (enum powerlog_kill_how)(kill.calls % KILL_HOWS);
+	kill.once = path;
 	return kill;
 }
 

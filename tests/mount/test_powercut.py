@@ -104,32 +104,39 @@ class Recording:
         self.strict = f"limit={limit},min_free=0,sync=strict"
         store.mount(f"limit={limit},min_free=0")
 
-    def is_dead(self):
-        return self.store.process.poll() is not None
+    def after_kill(self):
+        """Mount again, if the mount does not go on by itself."""
+        def gone():
+            return self.store.process.poll() is not None
 
-    def mount_again(self):
-        """After the daemon was killed."""
-        self.store.process = None
-        subprocess.run(["umount", "-l", self.store.mnt], check=True)
-        self.store.mount()
+        def answers():
+            with contextlib.suppress(OSError):
+                return os.statvfs(self.store.mnt)
 
-    def quiet(self, still_open=0):
-        """All is closed but @still_open files, summed, cut and given back."""
+        time.sleep(0.3)  # it may be about to end
+        wait_for(lambda: gone() or answers(), "the mount or its end")
+        if gone():
+            self.store.process = None
+            subprocess.run(["umount", "-l", self.store.mnt], check=True)
+            self.store.mount()
+
+    def quiet(self):
+        """All is closed, summed, cut and given back."""
         def closed():
             s = self.store.status()
-            return s["open_files"] <= still_open and s["unsummed"] == 0
+            return s["open_files"] == s["unsummed"] == 0
         wait_for(lambda: closed() and closed(), "closed files")
         self.store.settle()
 
-    def note(self, model=None, torn=(), still_open=0):
+    def note(self, model=None):
         """From here on no cut may bring back less than @model, a tree (else
-        what the mount shows); @torn are paths of files being written."""
+        what the mount shows)."""
         self.store.dog.cancel()
         self.store.dog = self.store.watch()  # it is alive
-        self.quiet(still_open)
+        self.quiet()
         known = tree(self.store.mnt) if model is None else model
         self.store.sync()
-        self.notes.append((known, set(torn)))
+        self.notes.append(known)
         form, kind = NOTE
         with self.log.open("ab", buffering=0) as log:
             log.write(form.pack(kind, 0, 0, len(self.notes), 0, 0))
@@ -154,14 +161,10 @@ class Recording:
                 (line.split("\t") for line in text.splitlines())}
 
     def check_note(self, number, record):
-        expected, torn = self.notes[number - 1]
-        got = self.tree_at(record)
+        expected, got = self.notes[number - 1], self.tree_at(record)
         assert set(got) == set(expected), f"note {number}: names"
         for path, what in expected.items():
-            if got[path][2] == "torn":
-                assert path in torn, f"note {number}: {path} had no writer"
-            else:
-                assert got[path] == what, f"note {number}: {path}"
+            assert got[path] == what, f"note {number}: {path}"
 
     def judge(self, check_file):
         """All images; @check_file is asked about each file of each
@@ -257,7 +260,7 @@ def test_pips(record, wheels, pip_of, tmp_path):
     pip.run("cache", "purge")
     rec.note()
     rec.store.umount()
-    seen = {what[2] for model, _ in rec.notes for what in model.values()}
+    seen = {what[2] for model in rec.notes for what in model.values()}
 
     def check_file(path, content):
         # Headers are written anew each time they were confirmed.
@@ -450,7 +453,7 @@ def test_kills(record):
 
     def write(share):
         for n in itertools.cycle(range(share, 40, 2)):
-            if rec.is_dead():
+            if not rec.kill.exists():
                 return
             with contextlib.suppress(OSError):
                 storm.step(n)
@@ -463,7 +466,7 @@ def test_kills(record):
         rec.store.mount(rec.strict)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             list(pool.map(write, range(2)))
-        rec.mount_again()
+        rec.after_kill()
         rec.note()
         rec.store.umount()
     rec.judge(storm.check_file)
