@@ -26,7 +26,6 @@ struct cut {
 	struct pack *staged; /* owned use */
 	uint64_t size;
 	uint64_t version; /* of the node */
-	int64_t mtime_ns; /* of the inode */
 	struct pieces p;
 	struct pieces_plan plan;
 
@@ -216,7 +215,8 @@ static int cut_write(struct cut *ct)
 
 /* --- Transactions ------------------------------------------------------- */
 
-/* Is the inode what was read? Its record, inside a transaction. */
+/* Is the inode what was read? Its record, inside a transaction. Whoever changes
+ * bytes changes the node's version; times are no sign of it. */
 static int cut_inode(struct cut *ct, struct edit *e, struct inode *ret)
 {
 	int r = table_inode_get(e->txn, ct->nd->ino, ret);
@@ -225,7 +225,7 @@ static int cut_inode(struct cut *ct, struct edit *e, struct inode *ret)
 		return r == -ENOENT ? -ECANCELED : r;
 	if (ret->data != INODE_DATA_PACK || ret->recipe ||
 	    ret->pack != pack_id(ct->staged) || (ret->flags & INODE_WRITERS) ||
-	    ret->mtime_ns != ct->mtime_ns || !ret->nlink)
+	    !ret->nlink)
 		return -ECANCELED;
 	return 0;
 }
@@ -428,9 +428,7 @@ static int cut_try(struct cut *ct)
 /* False: there is nothing to cut. */
 static bool cut_begin(struct cut *ct)
 {
-	cleanup_txn struct index_txn *txn = NULL;
 	struct node *nd = ct->nd;
-	struct inode in;
 
 	pthread_rwlock_rdlock(&nd->lock);
 	if (!nd->live && nd->pack && nd->size)
@@ -438,9 +436,6 @@ static bool cut_begin(struct cut *ct)
 	ct->size = nd->size;
 	ct->version = nd->version;
 	pthread_rwlock_unlock(&nd->lock);
-	if (ct->staged && index_begin(ct->t->ix, false, &txn) >= 0 &&
-	    table_inode_get(txn, nd->ino, &in) >= 0)
-		ct->mtime_ns = in.mtime_ns;
 	return ct->staged;
 }
 

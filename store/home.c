@@ -437,15 +437,17 @@ int home_new_index(struct home *h, int *ret_fd)
 int home_swap_index(struct home *h, int new_fd)
 {
 	if (fsync(new_fd) < 0 || renameat2(h->dir_fd, "index.new", h->dir_fd,
-					   "index", RENAME_EXCHANGE) < 0)
-		return -errno;
+					   "index", RENAME_EXCHANGE) < 0) {
+		close(new_fd);
+		return 0;
+	}
 	close(h->index_fd);
 	h->index_fd = new_fd;
-	return 0;
+	return fsync(h->dir_fd) < 0 ? -errno : 1;
 }
 
-/* Not before the exchange is on the disk: else a power cut could bring the
- * old name back to what is deleted here. */
+/* Not before an exchange is on the disk: else a power cut could bring the old
+ * name back to what is deleted here. */
 void home_drop_new_index(struct home *h)
 {
 	if (fsync(h->dir_fd) < 0)

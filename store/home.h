@@ -60,8 +60,12 @@ uint64_t home_reclaim(struct home *h);
 
 /*
  * Replace index/: make index.new/ (empty), fill it, put it in the place of
- * index/ in one step (h->index_fd becomes @new_fd, taken over on success),
- * delete what is in index.new/ then.
+ * index/ in one step (h->index_fd becomes @new_fd, which is taken over in any
+ * case), delete what is in index.new/ then.
+ *
+ * The swap returns 1 when that is on the disk, 0 when the old one stays, or
+ * an error: which of the two a power cut would leave is not known, and nothing
+ * may be built on either.
  */
 int home_new_index(struct home *h, int *ret_fd);
 int home_swap_index(struct home *h, int new_fd);

@@ -183,9 +183,8 @@ int store_compact_index(struct store *st, const struct index_stat *is,
 	if (r >= 0) {
 		index_close(steal_ptr(st->ix));
 		r = home_swap_index(&st->home, new_fd);
-		if (r < 0)
-			base_closep(&new_fd);
-		r = load_open(st, RECOVER_CLEAN, reason, size);
+		if (r >= 0)
+			r = load_open(st, RECOVER_CLEAN, reason, size);
 		st->tree.ix = st->ix;
 		if (r >= 0)
 			store_apply_growth(st);

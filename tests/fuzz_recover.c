@@ -20,9 +20,9 @@
 
 #include "store/base.h"
 #include "store/checkpoint.h"
-#include "store/recover.h"
 #include "store/digest.h"
 #include "store/mdbfile.h"
+#include "store/recover.h"
 #include "store/side.h"
 #include "store/walk.h"
 

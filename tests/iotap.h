@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,16 +29,23 @@ enum iotap_op {
 	IOTAP_TRUNCATE, /* off is the size */
 	IOTAP_PUNCH,	/* a hole of len bytes at off */
 	IOTAP_CREATE,	/* name in the directory dir, or a path; fd when done */
-	IOTAP_UNLINK,
-	IOTAP_SYNC, /* a file or a directory */
+	IOTAP_MKDIR,
+	IOTAP_UNLINK, /* directories too */
+	IOTAP_SYNC,   /* a file or a directory */
+	IOTAP_SYNCFS, /* all that is on the file system of fd */
 	IOTAP_RENAME,
 	IOTAP_EXCHANGE,
 };
 
+static inline bool iotap_on_disk(enum iotap_op op)
+{
+	return op == IOTAP_SYNC || op == IOTAP_SYNCFS;
+}
+
 /* True for what is done to a name. */
 static inline bool iotap_on_name(enum iotap_op op)
 {
-	return op != IOTAP_SYNC && op >= IOTAP_CREATE;
+	return op >= IOTAP_CREATE && !iotap_on_disk(op);
 }
 
 struct iotap_call {
@@ -49,6 +57,7 @@ struct iotap_call {
 	const void *buf;
 	size_t len;
 	off_t off;
+	long result; /* when DONE */
 };
 
 /* BEFORE the call an errno makes it fail and 0 lets it go on; what is returned
@@ -98,6 +107,7 @@ static inline int iotap_tell(const struct iotap_call *call,
 			errno = _e;                                            \
 		} else {                                                       \
 			_r = (action);                                         \
+			(call)->result = _r;                                   \
 			(void)iotap_tell(call,                                 \
 					 _r < 0 ? IOTAP_FAILED : IOTAP_DONE);  \
 		}                                                              \
@@ -110,6 +120,7 @@ ssize_t iotap_pwrite(int fd, const void *buf, size_t len,
 		     off_t off) __asm__("pwrite");
 ssize_t iotap_pwrite64(int fd, const void *buf, size_t len,
 		       off_t off) __asm__("pwrite64");
+ssize_t iotap_write(int fd, const void *buf, size_t len) __asm__("write");
 ssize_t iotap_writev(int fd, const struct iovec *iov, int n) __asm__("writev");
 int iotap_ftruncate(int fd, off_t size) __asm__("ftruncate");
 int iotap_ftruncate64(int fd, off_t size) __asm__("ftruncate64");
@@ -119,11 +130,13 @@ int iotap_fallocate64(int fd, int mode, off_t off,
 		      off_t len) __asm__("fallocate64");
 int iotap_fsync(int fd) __asm__("fsync");
 int iotap_fdatasync(int fd) __asm__("fdatasync");
+int iotap_syncfs(int fd) __asm__("syncfs");
 int iotap_open(const char *path, int flags, ...) __asm__("open");
 int iotap_open64(const char *path, int flags, ...) __asm__("open64");
 int iotap_openat(int dir, const char *name, int flags, ...) __asm__("openat");
 int iotap_openat64(int dir, const char *name, int flags,
 		   ...) __asm__("openat64");
+int iotap_mkdirat(int dir, const char *name, mode_t mode) __asm__("mkdirat");
 int iotap_unlinkat(int dir, const char *name, int flags) __asm__("unlinkat");
 int iotap_renameat(int dir, const char *name, int new_dir,
 		   const char *new_name) __asm__("renameat");
@@ -144,15 +157,38 @@ ssize_t iotap_pwrite64(int fd, const void *buf, size_t len, off_t off)
 	return iotap_pwrite(fd, buf, len, off);
 }
 
+/* Where write(2) writes to, -1: not to a file. */
+static inline off_t iotap_position(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return -1;
+	return lseek(fd, 0, SEEK_CUR);
+}
+
+/* LMDB's way to copy an index. */
+ssize_t iotap_write(int fd, const void *buf, size_t len)
+{
+	off_t off = iotap_position(fd);
+	struct iotap_call call = {
+		.op = IOTAP_WRITE, .fd = fd, .buf = buf, .len = len, .off = off
+	};
+
+	if (off < 0)
+		return syscall(SYS_write, fd, buf, len);
+	return IOTAP_DO(&call, syscall(SYS_write, fd, buf, len));
+}
+
 /* LMDB's way to write neighbouring pages: as if each came alone. */
 ssize_t iotap_writev(int fd, const struct iovec *iov, int n)
 {
-	off_t off = lseek(fd, 0, SEEK_CUR);
+	off_t off = iotap_position(fd);
 	ssize_t sum = 0;
 	ssize_t r;
 	int i;
 
-	if (off < 0) /* not a file */
+	if (off < 0)
 		return syscall(SYS_writev, fd, iov, n);
 	for (i = 0; i < n; i++) {
 		r = iotap_pwrite(fd, iov[i].iov_base, iov[i].iov_len,
@@ -181,16 +217,32 @@ int iotap_ftruncate64(int fd, off_t size)
 	return iotap_ftruncate(fd, size);
 }
 
-/* Other modes change no byte: none of them makes a file longer. */
+/* A longer file: first the blocks, then the length. */
+static inline int iotap_lengthen(int fd, off_t size)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -1;
+	return st.st_size < size ? iotap_ftruncate(fd, size) : 0;
+}
+
+/* Blocks alone change no byte. */
 int iotap_fallocate(int fd, int mode, off_t off, off_t len)
 {
 	struct iotap_call call = {
 		.op = IOTAP_PUNCH, .fd = fd, .len = (size_t)len, .off = off
 	};
+	int kept = mode | FALLOC_FL_KEEP_SIZE;
+	long r;
 
-	if (!(mode & FALLOC_FL_PUNCH_HOLE))
-		return (int)syscall(SYS_fallocate, fd, mode, off, len);
-	return (int)IOTAP_DO(&call, syscall(SYS_fallocate, fd, mode, off, len));
+	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
+		r = IOTAP_DO(&call, syscall(SYS_fallocate, fd, kept, off, len));
+	else
+		r = syscall(SYS_fallocate, fd, kept, off, len);
+	if (r < 0 || mode == kept)
+		return (int)r;
+	return iotap_lengthen(fd, off + len);
 }
 
 int iotap_fallocate64(int fd, int mode, off_t off, off_t len)
@@ -206,6 +258,14 @@ int iotap_fsync(int fd)
 			     iotap_fake_sync ? 0 : syscall(SYS_fsync, fd));
 }
 
+int iotap_syncfs(int fd)
+{
+	struct iotap_call call = { .op = IOTAP_SYNCFS, .fd = fd };
+
+	return (int)IOTAP_DO(&call,
+			     iotap_fake_sync ? 0 : syscall(SYS_syncfs, fd));
+}
+
 int iotap_fdatasync(int fd)
 {
 	struct iotap_call call = { .op = IOTAP_SYNC, .fd = fd };
@@ -214,8 +274,8 @@ int iotap_fdatasync(int fd)
 			     iotap_fake_sync ? 0 : syscall(SYS_fdatasync, fd));
 }
 
-/* The mode is of no interest: tests run in directories of 0700. */
-int iotap_openat(int dir, const char *name, int flags, ...)
+static inline int iotap_open_any(int dir, const char *name, int flags,
+				 mode_t mode)
 {
 	struct iotap_call call = { .op = IOTAP_CREATE,
 				   .dir = dir,
@@ -223,30 +283,57 @@ int iotap_openat(int dir, const char *name, int flags, ...)
 	int e;
 
 	if (!(flags & O_CREAT) || syscall(SYS_faccessat, dir, name, F_OK) == 0)
-		return (int)syscall(SYS_openat, dir, name, flags, 0600);
+		return (int)syscall(SYS_openat, dir, name, flags, mode);
 	e = iotap_tell(&call, IOTAP_BEFORE);
 	if (e) {
 		errno = e;
 		return -1;
 	}
-	call.fd = (int)syscall(SYS_openat, dir, name, flags, 0600);
+	call.fd = (int)syscall(SYS_openat, dir, name, flags, mode);
 	(void)iotap_tell(&call, call.fd < 0 ? IOTAP_FAILED : IOTAP_DONE);
 	return call.fd;
 }
 
+/* The mode, which is there only if the flags want one. */
+#define IOTAP_MODE(flags)                                                      \
+	({                                                                     \
+		mode_t _mode = 0;                                              \
+		va_list _ap;                                                   \
+                                                                               \
+		va_start(_ap, flags);                                          \
+		if ((flags)&O_CREAT || ((flags)&O_TMPFILE) == O_TMPFILE)       \
+			_mode = va_arg(_ap, mode_t);                           \
+		va_end(_ap);                                                   \
+		_mode;                                                         \
+	})
+
 int iotap_open(const char *path, int flags, ...)
 {
-	return iotap_openat(AT_FDCWD, path, flags);
+	return iotap_open_any(AT_FDCWD, path, flags, IOTAP_MODE(flags));
 }
 
 int iotap_open64(const char *path, int flags, ...)
 {
-	return iotap_openat(AT_FDCWD, path, flags);
+	return iotap_open_any(AT_FDCWD, path, flags, IOTAP_MODE(flags));
+}
+
+int iotap_openat(int dir, const char *name, int flags, ...)
+{
+	return iotap_open_any(dir, name, flags, IOTAP_MODE(flags));
 }
 
 int iotap_openat64(int dir, const char *name, int flags, ...)
 {
-	return iotap_openat(dir, name, flags);
+	return iotap_open_any(dir, name, flags, IOTAP_MODE(flags));
+}
+
+int iotap_mkdirat(int dir, const char *name, mode_t mode)
+{
+	struct iotap_call call = { .op = IOTAP_MKDIR,
+				   .dir = dir,
+				   .name = name };
+
+	return (int)IOTAP_DO(&call, syscall(SYS_mkdirat, dir, name, mode));
 }
 
 int iotap_unlinkat(int dir, const char *name, int flags)

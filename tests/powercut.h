@@ -20,6 +20,8 @@ struct image_cut {
 	uint64_t unit;
 	uint64_t salt;
 	uint64_t percent; /* of what is new that is there */
+	bool torn_recovery;
+	bool now; /* all names are as they are now */
 };
 
 static inline bool image_has(const struct image *im,
@@ -47,32 +49,54 @@ static inline bool image_has(const struct image *im,
 }
 
 static inline uint64_t image_len(struct image *im, const struct image_cut *cut,
-				 const struct image_file *file)
+				 const struct image_node *node)
 {
-	uint64_t low = file->len_was < file->len ? file->len_was : file->len;
-	uint64_t high = file->len_now > file->len ? file->len_now : file->len;
+	uint64_t low = node->len;
+	uint64_t high = node->len;
 
 	if (cut->mix == MIX_ALL)
-		return file->len_now;
+		return node->len_now;
+	for (size_t i = 0; i < node->n; i++) {
+		uint64_t size = node->writes[i].size;
+
+		low = size < low ? size : low;
+		high = size > high ? size : high;
+	}
 	switch (image_random(&im->seed) % 3) {
 	case 0:
-		return file->len;
+		return node->len;
 	case 1:
-		return file->len_now;
+		return node->len_now;
 	default:
 		return low + image_random(&im->seed) % (high - low + 1);
 	}
 }
 
-/* The file as it might be: *@ret of *@ret_len bytes. */
-static inline void image_bytes(struct image *im, const struct image_cut *cut,
-			       const struct image_file *file, uint8_t *ret)
+/* The part of @w in its unit @unit, up to @len of the file. */
+static inline void image_put_unit(const struct image_write *w, uint64_t from,
+				  uint64_t to, uint64_t len, uint8_t *ret)
 {
-	memcpy(ret, file->bytes, file->len);
-	if (file->len_now > file->len)
-		memset(ret + file->len, 0, file->len_now - file->len);
-	for (size_t i = 0; i < file->n; i++) {
-		const struct image_write *w = &file->writes[i];
+	if (to > len)
+		to = len;
+	if (from >= to)
+		return;
+	if (w->bytes)
+		memcpy(ret + from, w->bytes + (from - w->off), to - from);
+	else
+		memset(ret + from, 0, to - from);
+}
+
+/* The first @len bytes of the file as it might be. */
+static inline void image_bytes(struct image *im, const struct image_cut *cut,
+			       const struct image_node *node, uint8_t *ret,
+			       uint64_t len)
+{
+	uint64_t synced = node->len < node->room ? node->len : node->room;
+
+	if (synced)
+		memcpy(ret, node->bytes, synced < len ? synced : len);
+	for (size_t i = 0; i < node->n; i++) {
+		const struct image_write *w = &node->writes[i];
 		uint64_t end = w->off + w->len;
 		uint64_t from = w->off;
 		uint64_t to;
@@ -82,8 +106,7 @@ static inline void image_bytes(struct image *im, const struct image_cut *cut,
 			if (to > end)
 				to = end;
 			if (image_has(im, cut, w, from / cut->unit))
-				memcpy(ret + from, w->bytes + (from - w->off),
-				       to - from);
+				image_put_unit(w, from, to, len, ret);
 		}
 	}
 }
@@ -98,75 +121,160 @@ static inline void image_torn_recovery(struct image *im, uint8_t *data,
 	}
 }
 
-static inline void image_write_dir(struct image *im,
+/* Holes in packs were holes; an index has its blocks before it is written. */
+static inline void image_write_file(const struct scratch *path,
+				    const uint8_t *bytes, uint64_t len,
+				    bool holes)
+{
+	static const uint8_t zeros[IMAGE_PAGE];
+	int fd =
+		open(path->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	ck_assert_msg(fd >= 0, "%s: %m", path->path);
+	for (uint64_t at = 0; at < len; at += IMAGE_PAGE) {
+		size_t n = len - at < IMAGE_PAGE ? len - at : IMAGE_PAGE;
+
+		if (!holes || memcmp(bytes + at, zeros, n) != 0)
+			ck_assert_int_eq(pwrite(fd, bytes + at, n, (off_t)at),
+					 (int)n);
+	}
+	ck_assert_int_eq(ftruncate(fd, (off_t)len), 0);
+	close(fd);
+}
+
+/* @side: of an index of which a recovery was cut, or NULL. */
+static inline void image_make_file(struct image *im,
 				   const struct image_cut *cut,
-				   const struct image_dir *dir,
+				   const struct image_name *name,
+				   const uint8_t *side,
 				   const struct scratch *path)
 {
-	static uint8_t buf[IMAGE_FILE_MAX];
-	static uint8_t side[64 + IMAGE_HEAD];
-	struct image_name *name =
-		image_find((struct image_dir *)(uintptr_t)dir, "ckpt", false);
-	bool torn = name && !dir->saved.empty && !im->no_torn_meta &&
-		    image_random(&im->seed) % 4 == 0;
+	bool data = strcmp(name->name, "data.mdb") == 0;
+	uint64_t len = image_len(im, cut, name->node);
+	uint64_t end = len < name->node->end ? len : name->node->end;
+	uint8_t *bytes = calloc(1, len + 1);
 
-	if (torn)
-		memcpy(side, image_file(im, name->ino)->bytes, sizeof(side));
-	for (unsigned i = 0; i < dir->n; i++) {
-		struct image_file *file;
-		uint64_t len;
+	ck_assert_ptr_nonnull(bytes);
+	image_bytes(im, cut, name->node, bytes, end);
+	if (side && data)
+		image_torn_recovery(im, bytes, len, side);
+	image_write_file(path, bytes, len, !data);
+	free(bytes);
+}
 
-		name = &dir->names[i];
-		if (name->ino == 0)
+/* The directory with what it may hold, and below. */
+static inline void image_make_dir(struct image *im, const struct image_cut *cut,
+				  const struct image_node *dir,
+				  const struct scratch *path);
+
+static inline void image_make(struct image *im, const struct image_cut *cut,
+			      const struct image_names *names,
+			      const struct scratch *path)
+{
+	const struct image_node *ckpt = image_lookup(names, "ckpt");
+	const uint8_t *side = NULL;
+
+	if (ckpt && !names->saved.empty && !im->no_torn_meta &&
+	    cut->torn_recovery)
+		side = ckpt->bytes;
+	for (unsigned i = 0; i < names->n; i++) {
+		const struct image_name *name = &names->name[i];
+		struct scratch sub = scratch_at(path, name->name);
+
+		if (!name->node)
 			continue;
-		file = image_file(im, name->ino);
-		len = image_len(im, cut, file);
-		image_bytes(im, cut, file, buf);
-		if (torn && strcmp(name->name, "data.mdb") == 0)
-			image_torn_recovery(im, buf, len, side);
-		scratch_write(scratch_at(path, name->name).path, buf, len);
+		if (name->node->dir)
+			image_make_dir(im, cut, name->node, &sub);
+		else
+			image_make_file(im, cut, name, side, &sub);
 	}
 }
 
-/* Make the directory @path/(index|packs) as a cut now might leave it. Returns
- * the snapshot that must be found in it. */
+/* The names in it: a part of what came after the last sync. */
+static inline struct image_names image_cut_names(struct image *im,
+						 const struct image_cut *cut,
+						 const struct image_node *dir)
+{
+	struct image_names names;
+	size_t pending = 0;
+	size_t n;
+
+	if (cut->now)
+		return image_names_copy(&dir->now);
+	names = image_names_copy(&dir->synced);
+	for (size_t k = 0; k < im->n_changes; k++)
+		pending += im->changes[k].dir == dir;
+	n = image_random(&im->seed) % (pending + 1);
+	for (size_t k = 0; n > 0 && k < im->n_changes; k++) {
+		if (im->changes[k].dir != dir)
+			continue;
+		(void)image_apply(&names, &im->changes[k]);
+		n--;
+	}
+	return names;
+}
+
+static inline void image_make_dir(struct image *im, const struct image_cut *cut,
+				  const struct image_node *dir,
+				  const struct scratch *path)
+{
+	struct image_names names = image_cut_names(im, cut, dir);
+
+	ck_assert_int_eq(mkdir(path->path, 0700), 0);
+	image_make(im, cut, &names, path);
+	free(names.name);
+}
+
+/* Make @path the store's directory as a cut now might leave it. Returns the
+ * snapshot that must be found in it. */
+static inline struct image_saved image_cut_as(struct image *im,
+					      const struct image_cut *cut,
+					      const struct scratch *path)
+{
+	struct image_names root = image_cut_names(im, cut, im->root);
+	struct image_node *index = image_lookup(&root, "index");
+	struct image_names names = { .n = 0 };
+	struct image_saved saved = { .empty = true };
+
+	ck_assert_int_eq(mkdir(path->path, 0700), 0);
+	if (index) { /* chosen once, for its snapshot is told */
+		struct scratch sub = scratch_at(path, "index");
+
+		names = image_cut_names(im, cut, index);
+		saved = names.saved;
+		ck_assert_int_eq(mkdir(sub.path, 0700), 0);
+		image_make(im, cut, &names, &sub);
+		image_set(&root, "index", NULL);
+		free(names.name);
+	}
+	image_make(im, cut, &root, path);
+	free(root.name);
+	return saved;
+}
+
 static inline struct image_saved image_cut(struct image *im,
 					   const struct scratch *path)
 {
-	static const char *const names[IMAGE_DIRS] = { "index", "packs" };
-	struct image_cut cut = {
+	const struct image_cut cut = {
 		.mix = (enum image_mix)(image_random(&im->seed) % MIXES),
 		.unit = image_random(&im->seed) % 2 ? IMAGE_UNIT : IMAGE_PAGE,
 		.salt = image_random(&im->seed),
 		.percent = image_random(&im->seed) % 101,
+		.torn_recovery = image_random(&im->seed) % 4 == 0,
 	};
-	struct image_saved saved = { .empty = true };
 
-	for (int i = 0; i < IMAGE_DIRS; i++) {
-		struct image_dir dir = im->dir[i];
-		struct scratch sub = scratch_at(path, names[i]);
-		size_t pending = 0;
-		size_t n;
+	return image_cut_as(im, &cut, path);
+}
 
-		dir.names = malloc(IMAGE_NAMES_MAX * sizeof(*dir.names));
-		ck_assert_ptr_nonnull(dir.names);
-		memcpy(dir.names, im->dir[i].names, dir.n * sizeof(*dir.names));
-		for (size_t k = 0; k < im->n_changes; k++)
-			pending += im->changes[k].dir == dir.ino;
-		n = image_random(&im->seed) % (pending + 1);
-		for (size_t k = 0; n > 0 && k < im->n_changes; k++) {
-			if (im->changes[k].dir != dir.ino)
-				continue;
-			image_apply(&dir, &im->changes[k]);
-			n--;
-		}
-		ck_assert_int_eq(mkdir(sub.path, 0700), 0);
-		image_write_dir(im, &cut, &dir, &sub);
-		if (i == IMAGE_INDEX_DIR)
-			saved = dir.saved;
-		free(dir.names);
-	}
-	return saved;
+/* All that was done, as if it had been synced. */
+static inline struct image_saved image_all(struct image *im,
+					   const struct scratch *path)
+{
+	const struct image_cut cut = { .mix = MIX_ALL,
+				       .unit = IMAGE_PAGE,
+				       .now = true };
+
+	return image_cut_as(im, &cut, path);
 }
 
 #endif

@@ -5,9 +5,10 @@
  * Each sector of 512 bytes (or page of 4096) of a file has any one of its
  * versions since the last sync of that file that was completed: what was
  * written after that sync began may be there or not. The length is anything
- * between that of then and that of now; what was never written is zero. The
- * versions are mixed in six ways: nothing new, all, each sector as of some
- * time, newest or oldest, any subset of the writes, the file's head first.
+ * between the shortest and the longest of then and since; what was never
+ * written is zero. The versions are mixed in six ways: nothing new, all, each
+ * sector as of some time, newest or oldest, any subset of the writes, the
+ * file's head first.
  *
  * A directory is as it was at its last completed sync, and then a part of
  * what came after it, in order.
@@ -27,52 +28,61 @@
 #define IMAGE_UNIT 512
 #define IMAGE_PAGE 4096
 #define IMAGE_HEAD 8192 /* LMDB's two meta pages */
-#define IMAGE_FILE_MAX (UINT64_C(64) << 20)
+
+struct image_node;
 
 struct image_write { /* since the last completed sync */
 	uint64_t at; /* record number */
 	uint64_t off;
 	uint64_t len;
-	const uint8_t *bytes; /* in the log */
-};
-
-struct image_file {
-	uint64_t ino;
-	uint8_t *bytes; /* as synced; IMAGE_FILE_MAX of address space */
-	uint64_t len;	/* as synced */
-	uint64_t len_now;
-	uint64_t len_was; /* the shortest since the sync */
-	struct image_write *writes;
-	size_t n, room;
+	uint64_t size;	      /* of the file, after it */
+	const uint8_t *bytes; /* in the log; NULL: zeros */
 };
 
 /* The side file that "ckpt" names, and what it stands for. */
 struct image_saved {
+	uint64_t at; /* record that put it there, 0: none ever was */
 	uint64_t txnid;
 	uint64_t state;
-	bool empty; /* the snapshot of a new index, or none at all */
+	uint64_t time_sec; /* unix */
+	bool empty;	   /* the snapshot of a new index, or none at all */
 };
 
 struct image_name {
 	char name[48];
-	uint64_t ino; /* 0: unused */
+	struct image_node *node; /* NULL: unused */
 };
 
-#define IMAGE_NAMES_MAX 4096
-
-struct image_dir {
-	uint64_t ino;
-	unsigned n;
-	struct image_name *names;
+struct image_names {
+	unsigned n, room;
+	struct image_name *name; /* owned */
 	struct image_saved saved;
+};
+
+struct image_node {
+	uint64_t ino;
+	bool dir;
+	bool old; /* the number is another's by now */
+
+	/* A file: */
+	uint8_t *bytes; /* as synced; owned */
+	uint64_t len;	/* as synced */
+	uint64_t room;
+	uint64_t len_now;
+	uint64_t end; /* no byte other than zero behind it */
+	struct image_write *writes;
+	size_t n, writes_room;
+
+	/* A directory: as synced, and as it is now. */
+	struct image_names synced, now;
 };
 
 struct image_change { /* of a directory, since its last completed sync */
 	uint64_t at;
 	enum powerlog_type type;
 	const struct powerlog_names *names;
-	uint64_t dir;
-	uint64_t ino;
+	struct image_node *dir;
+	struct image_node *node; /* that is created */
 	struct image_saved saved;
 };
 
@@ -81,23 +91,22 @@ struct image_sync {
 	uint64_t at;
 };
 
-enum { IMAGE_INDEX_DIR, IMAGE_PACKS_DIR, IMAGE_DIRS };
-
 struct image {
 	const uint8_t *log;
 	size_t log_len;
 	size_t pos;
 	uint64_t at; /* records replayed */
 	uint64_t seed;
-	struct image_file *files;
-	size_t n_files;
-	struct image_dir dir[IMAGE_DIRS];
+	struct image_node **nodes;
+	size_t n_nodes;
+	struct image_node *root;
 	struct image_change *changes;
 	size_t n_changes, room_changes;
 	struct image_sync syncs[64];
 	unsigned n_syncs;
 	uint64_t *state; /* by transaction; 0: not known */
 	uint64_t promised;
+	uint64_t note;
 	/* Controls: syncs that are taken for nothing. */
 	bool ignore_data_sync;
 	bool ignore_pack_sync;
@@ -116,183 +125,260 @@ static inline uint64_t image_random(uint64_t *seed)
 	return x ^ x >> 31;
 }
 
-/* -- Replay --------------------------------------------------------------- */
-
-static inline struct image_file *image_file(struct image *im, uint64_t ino)
+/* Room for one more of @size bytes in an array of @n. */
+static inline void *image_grow(void *array, size_t n, size_t *room, size_t size)
 {
-	struct image_file *file;
+	if (n < *room)
+		return array;
+	*room = *room ? 2 * *room : 64;
+	array = reallocarray(array, *room, size);
+	ck_assert_ptr_nonnull(array);
+	return array;
+}
 
-	for (size_t i = 0; i < im->n_files; i++) {
-		if (im->files[i].ino == ino)
-			return &im->files[i];
+/* -- Files ---------------------------------------------------------------- */
+
+static inline struct image_node *image_node(struct image *im, uint64_t ino)
+{
+	for (size_t i = im->n_nodes; i-- > 0;) {
+		if (im->nodes[i]->ino == ino && !im->nodes[i]->old)
+			return im->nodes[i];
 	}
-	im->files = realloc(im->files, (im->n_files + 1) * sizeof(*file));
-	ck_assert_ptr_nonnull(im->files);
-	file = &im->files[im->n_files++];
-	*file = (struct image_file){ .ino = ino };
-	file->bytes = mmap(NULL, IMAGE_FILE_MAX, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	ck_assert(file->bytes != MAP_FAILED);
-	return file;
+	ck_abort_msg("inode %ju is not known", (uintmax_t)ino);
+	return NULL;
 }
 
-/* A number that a removed file had is given to a new one. */
-static inline void image_new_file(struct image *im, uint64_t ino)
+/* A number that a removed file had may be given to a new one. */
+static inline struct image_node *image_new(struct image *im, uint64_t ino,
+					   bool dir)
 {
-	struct image_file *file = image_file(im, ino);
+	struct image_node *node = calloc(1, sizeof(*node));
 
-	(void)madvise(file->bytes, IMAGE_FILE_MAX, MADV_DONTNEED);
-	file->len = file->len_now = file->len_was = 0;
-	file->n = 0;
+	ck_assert_ptr_nonnull(node);
+	for (size_t i = 0; i < im->n_nodes; i++)
+		im->nodes[i]->old |= im->nodes[i]->ino == ino;
+	im->nodes = reallocarray(im->nodes, im->n_nodes + 1, sizeof(node));
+	ck_assert_ptr_nonnull(im->nodes);
+	im->nodes[im->n_nodes++] = node;
+	node->ino = ino;
+	node->dir = dir;
+	node->synced.saved.empty = node->now.saved.empty = true;
+	return node;
 }
 
-static inline void image_write(struct image *im, struct image_file *file,
+/* Nothing of it comes back. */
+static inline void image_forget(struct image_node *node)
+{
+	free(node->bytes);
+	free(node->writes);
+	node->bytes = NULL;
+	node->writes = NULL;
+	node->n = node->writes_room = 0;
+	node->len = node->len_now = node->room = node->end = 0;
+}
+
+/* Zeros, in pieces: some may be there, and others not. */
+static inline void image_note(struct image *im, struct image_node *node,
+			      const struct image_write *what)
+{
+	const uint64_t most = what->bytes ? UINT64_MAX : 64 * 1024;
+	uint64_t end = what->off + what->len;
+	struct image_write w = *what;
+
+	w.at = im->at;
+	node->len_now = w.size;
+	do {
+		w.len = end - w.off < most ? end - w.off : most;
+		node->writes = image_grow(node->writes, node->n,
+					  &node->writes_room, sizeof(w));
+		node->writes[node->n++] = w;
+		w.off += w.len;
+	} while (w.off < end);
+}
+
+static inline void image_write(struct image *im, struct image_node *node,
 			       const struct powerlog_rec *rec,
 			       const uint8_t *bytes)
 {
-	ck_assert_uint_le(rec->a + rec->len, IMAGE_FILE_MAX);
-	if (file->n == file->room) {
-		file->room = file->room ? 2 * file->room : 64;
-		file->writes = realloc(file->writes,
-				       file->room * sizeof(*file->writes));
-		ck_assert_ptr_nonnull(file->writes);
-	}
-	file->writes[file->n++] = (struct image_write){
-		.at = im->at, .off = rec->a, .len = rec->len, .bytes = bytes
-	};
-	if (rec->a + rec->len > file->len_now)
-		file->len_now = rec->a + rec->len;
+	uint64_t end = rec->a + rec->len;
+	uint64_t size = end > node->len_now ? end : node->len_now;
+
+	if (node->end < end)
+		node->end = end;
+	image_note(im, node,
+		   &(struct image_write){ .off = rec->a,
+					  .len = rec->len,
+					  .size = size,
+					  .bytes = bytes });
 }
 
-/* A hole is punched piece by piece: some may be there, and others not. */
-static inline void image_punch(struct image *im, struct image_file *file,
-			       const struct powerlog_rec *rec)
+/* [@from, @to) is zero from now on, and the file @size long. */
+static inline void image_zero(struct image *im, struct image_node *node,
+			      uint64_t from, uint64_t to, uint64_t size)
 {
-	static const uint8_t zeros[64 * 1024];
-	struct powerlog_rec part = *rec;
-	uint64_t end = rec->a + rec->b;
+	if (to > node->end)
+		to = node->end;
+	if (from > to)
+		from = to;
+	image_note(im, node,
+		   &(struct image_write){
+			   .off = from, .len = to - from, .size = size });
+}
 
-	if (end > file->len_now) /* it does not make the file longer */
-		end = file->len_now;
-	for (; part.a < end; part.a += part.len) {
-		part.len = end - part.a < sizeof(zeros) ? end - part.a
-							: sizeof(zeros);
-		image_write(im, file, &part, zeros);
+static inline void image_apply_write(struct image_node *node,
+				     const struct image_write *w)
+{
+	uint64_t end = w->off + w->len;
+
+	if (end > node->room) {
+		uint64_t room = end + end / 2;
+
+		node->bytes = realloc(node->bytes, room);
+		ck_assert_ptr_nonnull(node->bytes);
+		memset(node->bytes + node->room, 0, room - node->room);
+		node->room = room;
 	}
+	if (w->bytes)
+		memcpy(node->bytes + w->off, w->bytes, w->len);
+	else if (w->len)
+		memset(node->bytes + w->off, 0, w->len);
+	node->len = w->size;
 }
 
 /* All that was written before record @at is on the disk. */
-static inline void image_file_synced(struct image_file *file, uint64_t at)
+static inline void image_file_synced(struct image_node *node, uint64_t at)
 {
 	size_t kept = 0;
 
-	for (size_t i = 0; i < file->n; i++) {
-		const struct image_write *w = &file->writes[i];
+	for (size_t i = 0; i < node->n; i++) {
+		if (node->writes[i].at >= at)
+			node->writes[kept++] = node->writes[i];
+		else
+			image_apply_write(node, &node->writes[i]);
+	}
+	node->n = kept;
+}
 
-		if (w->at >= at) {
-			file->writes[kept++] = *w;
+/* -- Directories ---------------------------------------------------------- */
+
+static inline struct image_node *image_lookup(const struct image_names *names,
+					      const char *name)
+{
+	for (unsigned i = 0; i < names->n; i++) {
+		if (names->name[i].node &&
+		    strcmp(names->name[i].name, name) == 0)
+			return names->name[i].node;
+	}
+	return NULL;
+}
+
+/* @node has the name from now on; NULL: nothing has it. */
+static inline void image_set(struct image_names *names, const char *name,
+			     struct image_node *node)
+{
+	size_t room = names->room;
+	unsigned at = names->n; /* or an unused one */
+
+	for (unsigned i = 0; i < names->n; i++) {
+		if (names->name[i].node &&
+		    strcmp(names->name[i].name, name) != 0)
 			continue;
-		}
-		memcpy(file->bytes + w->off, w->bytes, w->len);
-		if (w->off + w->len > file->len)
-			file->len = w->off + w->len;
+		at = i;
+		if (names->name[i].node)
+			break;
 	}
-	file->n = kept;
-	if (kept == 0)
-		file->len = file->len_now;
-	file->len_was = file->len;
+	names->name = image_grow(names->name, at, &room, sizeof(*names->name));
+	names->room = (unsigned)room;
+	names->n += at == names->n;
+	memset(&names->name[at], 0, sizeof(*names->name));
+	(void)snprintf(names->name[at].name, sizeof(names->name[at].name), "%s",
+		       name);
+	names->name[at].node = node;
 }
 
-static inline struct image_name *image_find(struct image_dir *dir,
-					    const char *name, bool make)
+static inline struct image_names image_names_copy(
+	const struct image_names *names)
 {
-	for (unsigned i = 0; i < dir->n; i++) {
-		if (dir->names[i].ino && strcmp(dir->names[i].name, name) == 0)
-			return &dir->names[i];
-	}
-	if (!make)
+	struct image_names copy = *names;
+
+	copy.room = copy.n;
+	copy.name = calloc(copy.n + 1, sizeof(*copy.name));
+	ck_assert_ptr_nonnull(copy.name);
+	if (copy.n)
+		memcpy(copy.name, names->name, copy.n * sizeof(*copy.name));
+	return copy;
+}
+
+/* Returns the file that has no name any more, or NULL. */
+static inline struct image_node *image_apply(struct image_names *names,
+					     const struct image_change *c)
+{
+	const char *name = c->names->name;
+	const char *new_name = c->names->new_name;
+	struct image_node *moved = image_lookup(names, name);
+	struct image_node *lost;
+
+	if (c->type == POWERLOG_CREATE) {
+		image_set(names, name, c->node);
 		return NULL;
-	for (unsigned i = 0; i < dir->n; i++) {
-		if (!dir->names[i].ino) {
-			memcpy(dir->names[i].name, name, strlen(name) + 1);
-			return &dir->names[i];
-		}
 	}
-	ck_assert_uint_lt(dir->n, IMAGE_NAMES_MAX);
-	memcpy(dir->names[dir->n].name, name, strlen(name) + 1);
-	return &dir->names[dir->n++];
+	ck_assert_msg(moved, "%s is not there", name);
+	if (c->type == POWERLOG_UNLINK) {
+		image_set(names, name, NULL);
+		return moved;
+	}
+	lost = image_lookup(names, new_name);
+	if (c->saved.at)
+		names->saved = c->saved;
+	image_set(names, new_name, moved);
+	image_set(names, name, c->type == POWERLOG_EXCHANGE ? lost : NULL);
+	return c->type == POWERLOG_EXCHANGE ? NULL : lost;
 }
 
-static inline void image_apply(struct image_dir *dir,
-			       const struct image_change *c)
+static inline void image_dir_gone(struct image_names *names)
 {
-	struct image_name *from =
-		image_find(dir, c->names->name, c->type == POWERLOG_CREATE);
-	struct image_name *to = NULL;
-	uint64_t ino;
-
-	ck_assert_ptr_nonnull(from);
-	switch (c->type) {
-	case POWERLOG_CREATE:
-		from->ino = c->ino;
-		break;
-	case POWERLOG_UNLINK:
-		from->ino = 0;
-		break;
-	case POWERLOG_RENAME:
-		ino = from->ino;
-		from->ino = 0;
-		to = image_find(dir, c->names->new_name, true);
-		to->ino = ino;
-		dir->saved = c->saved;
-		break;
-	default:
-		to = image_find(dir, c->names->new_name, false);
-		ck_assert_ptr_nonnull(to);
-		ino = from->ino;
-		from->ino = to->ino;
-		to->ino = ino;
-		dir->saved = c->saved;
+	for (unsigned i = 0; i < names->n; i++) {
+		if (names->name[i].node)
+			image_forget(names->name[i].node);
 	}
 }
 
-static inline void image_dir_synced(struct image *im, struct image_dir *dir,
+static inline void image_dir_synced(struct image *im, struct image_node *dir,
 				    uint64_t at)
 {
+	struct image_node *lost;
 	size_t kept = 0;
 
 	for (size_t i = 0; i < im->n_changes; i++) {
 		const struct image_change *c = &im->changes[i];
 
-		if (c->dir != dir->ino || c->at >= at)
+		if (c->dir != dir || c->at >= at) {
 			im->changes[kept++] = *c;
-		else
-			image_apply(dir, c);
+			continue;
+		}
+		lost = image_apply(&dir->synced, c);
+		if (!lost)
+			continue;
+		image_forget(lost);
+		image_dir_gone(&lost->synced);
 	}
 	im->n_changes = kept;
 }
 
-static inline struct image_dir *image_dir(struct image *im, uint64_t ino)
-{
-	for (int i = 0; i < IMAGE_DIRS; i++) {
-		if (im->dir[i].ino == ino)
-			return &im->dir[i];
-	}
-	return NULL;
-}
-
 /* What the side file in @file, whole by now, stands for. */
 static inline struct image_saved image_saved(const struct image *im,
-					     const struct image_file *file)
+					     const struct image_node *file)
 {
-	struct image_saved saved = { .empty = true };
+	struct image_saved saved = { .at = im->at, .empty = true };
 	uint32_t flags;
 	uint64_t txnid;
 
 	/* Not synced before its rename: then any content is fine here, the
 	 * bytes of the image will tell. */
+	ck_assert(file && file->room >= 64);
 	memcpy(&flags, file->bytes + 8, sizeof(flags));
 	memcpy(&txnid, file->bytes + 16, sizeof(txnid));
+	memcpy(&saved.time_sec, file->bytes + 56, sizeof(saved.time_sec));
 	if (flags & 2)
 		return saved;
 	ck_assert_uint_lt(txnid, IMAGE_TXNS_MAX);
@@ -311,87 +397,100 @@ static inline void image_change(struct image *im,
 	struct image_change c = { .at = im->at,
 				  .type = rec->type,
 				  .names = names,
-				  .dir = rec->ino,
-				  .ino = rec->a };
-	struct image_dir *dir = image_dir(im, rec->ino);
-	struct image_name *tmp = NULL;
+				  .dir = image_node(im, rec->ino) };
 
 	if (rec->type == POWERLOG_CREATE)
-		image_new_file(im, rec->a);
-	if (rec->type == POWERLOG_RENAME || rec->type == POWERLOG_EXCHANGE) {
-		/* The name of now: play what is pending on a copy. */
-		struct image_dir now = *dir;
-
-		now.names = malloc(IMAGE_NAMES_MAX * sizeof(*now.names));
-		ck_assert_ptr_nonnull(now.names);
-		memcpy(now.names, dir->names, now.n * sizeof(*now.names));
-		for (size_t i = 0; i < im->n_changes; i++) {
-			if (im->changes[i].dir == dir->ino)
-				image_apply(&now, &im->changes[i]);
-		}
-		tmp = image_find(&now, names->name, false);
-		ck_assert_ptr_nonnull(tmp);
-		c.saved = image_saved(im, image_file(im, tmp->ino));
-		free(now.names);
-	}
-	if (im->n_changes == im->room_changes) {
-		im->room_changes = im->room_changes ? 2 * im->room_changes : 64;
-		im->changes =
-			realloc(im->changes, im->room_changes * sizeof(c));
-		ck_assert_ptr_nonnull(im->changes);
-	}
+		c.node = image_new(im, rec->a, rec->b);
+	if (rec->type >= POWERLOG_RENAME && !strcmp(names->new_name, "ckpt"))
+		c.saved =
+			image_saved(im, image_lookup(&c.dir->now, names->name));
+	(void)image_apply(&c.dir->now, &c);
+	im->changes = image_grow(im->changes, im->n_changes, &im->room_changes,
+				 sizeof(c));
 	im->changes[im->n_changes++] = c;
 }
 
-static inline bool image_ignored(const struct image *im, uint64_t ino)
+/* -- Replay --------------------------------------------------------------- */
+
+/* Is a sync of @node one that the control takes for nothing? */
+static inline bool image_ignored(const struct image *im,
+				 const struct image_node *node)
 {
-	bool is_dir = false;
-	uint64_t data = 0;
+	const struct image_node *index = image_lookup(&im->root->now, "index");
+	const struct image_node *packs = image_lookup(&im->root->now, "packs");
 
-	for (int i = 0; i < IMAGE_DIRS; i++)
-		is_dir |= im->dir[i].ino == ino;
-	if (is_dir)
-		return im->ignore_dir_sync &&
-		       ino == im->dir[IMAGE_INDEX_DIR].ino;
-	for (unsigned i = 0; i < im->dir[IMAGE_INDEX_DIR].n; i++) {
-		const struct image_name *n = &im->dir[IMAGE_INDEX_DIR].names[i];
-
-		if (n->ino == ino && strcmp(n->name, "data.mdb") == 0)
-			return im->ignore_data_sync;
-		if (n->ino == ino)
-			data = ino;
+	if (im->ignore_dir_sync && node == index)
+		return true;
+	if (im->ignore_data_sync && index &&
+	    node == image_lookup(&index->now, "data.mdb"))
+		return true;
+	for (unsigned i = 0; packs && i < packs->now.n; i++) {
+		if (im->ignore_pack_sync && node == packs->now.name[i].node)
+			return true;
 	}
-	return data == 0 && im->ignore_pack_sync;
+	return false;
+}
+
+/* Those of a killed process never end. */
+static inline void image_sync(struct image *im, uint64_t id)
+{
+	if (im->n_syncs && im->syncs[0].id >> 32 != id >> 32)
+		im->n_syncs = 0;
+	ck_assert_uint_lt(im->n_syncs, ARRAY_SIZE(im->syncs));
+	im->syncs[im->n_syncs++] = (struct image_sync){ id, im->at };
+}
+
+static inline void image_synced_one(struct image *im, struct image_node *node,
+				    uint64_t at)
+{
+	if (image_ignored(im, node))
+		return;
+	if (node->dir)
+		image_dir_synced(im, node, at);
+	else
+		image_file_synced(node, at);
 }
 
 static inline void image_synced(struct image *im,
 				const struct powerlog_rec *rec)
 {
 	for (unsigned i = 0; i < im->n_syncs; i++) {
-		struct image_dir *dir = image_dir(im, rec->ino);
-
 		if (im->syncs[i].id != rec->a)
 			continue;
-		if (image_ignored(im, rec->ino))
-			;
-		else if (dir)
-			image_dir_synced(im, dir, im->syncs[i].at);
-		else
-			image_file_synced(image_file(im, rec->ino),
-					  im->syncs[i].at);
+		if (rec->ino != POWERLOG_ALL)
+			image_synced_one(im, image_node(im, rec->ino),
+					 im->syncs[i].at);
+		for (size_t n = 0; rec->ino == POWERLOG_ALL && n < im->n_nodes;
+		     n++)
+			if (!im->nodes[n]->old)
+				image_synced_one(im, im->nodes[n],
+						 im->syncs[i].at);
 		im->syncs[i] = im->syncs[--im->n_syncs];
 		return;
 	}
 }
 
-/* A killed process took its syncs, and its last transactions, with it. */
+/* A killed process took its last transactions with it. */
 static inline void image_opened(struct image *im,
 				const struct powerlog_rec *rec)
 {
-	im->n_syncs = 0;
 	memset(im->state + rec->a, 0,
 	       (IMAGE_TXNS_MAX - rec->a) * sizeof(*im->state));
 	im->state[rec->a] = rec->b;
+}
+
+static inline void image_on_file(struct image *im,
+				 const struct powerlog_rec *rec,
+				 const uint8_t *bytes)
+{
+	struct image_node *node = image_node(im, rec->ino);
+
+	if (rec->type == POWERLOG_WRITE)
+		image_write(im, node, rec, bytes);
+	else if (rec->type == POWERLOG_PUNCH)
+		image_zero(im, node, rec->a, rec->a + rec->b, node->len_now);
+	else
+		image_zero(im, node, rec->a, node->len_now, rec->a);
 }
 
 /* Replay one record; false at the end. *@ret: its type. */
@@ -407,19 +506,10 @@ static inline bool image_step(struct image *im, enum powerlog_type *ret)
 	im->pos += sizeof(rec) + rec.len;
 	im->at++;
 	*ret = rec.type;
-	if (rec.type == POWERLOG_WRITE) {
-		image_write(im, image_file(im, rec.ino), &rec, bytes);
-	} else if (rec.type == POWERLOG_PUNCH) {
-		image_punch(im, image_file(im, rec.ino), &rec);
-	} else if (rec.type == POWERLOG_SIZE) {
-		struct image_file *file = image_file(im, rec.ino);
-
-		file->len_now = rec.a;
-		if (rec.a < file->len_was)
-			file->len_was = rec.a;
+	if (rec.type < POWERLOG_SYNC) {
+		image_on_file(im, &rec, bytes);
 	} else if (rec.type == POWERLOG_SYNC) {
-		ck_assert_uint_lt(im->n_syncs, ARRAY_SIZE(im->syncs));
-		im->syncs[im->n_syncs++] = (struct image_sync){ rec.a, im->at };
+		image_sync(im, rec.a);
 	} else if (rec.type == POWERLOG_SYNCED) {
 		image_synced(im, &rec);
 	} else if (rec.type < POWERLOG_INTENT) {
@@ -428,14 +518,17 @@ static inline bool image_step(struct image *im, enum powerlog_type *ret)
 		im->state[rec.a] = rec.b;
 	} else if (rec.type == POWERLOG_SAVED) {
 		im->promised = rec.a;
-	} else {
+	} else if (rec.type == POWERLOG_OPENED) {
 		image_opened(im, &rec);
+	} else if (rec.type == POWERLOG_ROOT) {
+		im->root = image_new(im, rec.ino, true);
+	} else if (rec.type == POWERLOG_NOTE) {
+		im->note = rec.a;
 	}
 	return true;
 }
 
-static inline void image_init(struct image *im, const char *log,
-			      const uint64_t dirs[IMAGE_DIRS], uint64_t seed)
+static inline void image_init(struct image *im, const char *log, uint64_t seed)
 {
 	struct stat st;
 	int fd = open(log, O_RDONLY | O_CLOEXEC);
@@ -450,24 +543,17 @@ static inline void image_init(struct image *im, const char *log,
 	im->seed = seed;
 	im->state = calloc(IMAGE_TXNS_MAX, sizeof(*im->state));
 	ck_assert_ptr_nonnull(im->state);
-	for (int i = 0; i < IMAGE_DIRS; i++) {
-		im->dir[i].ino = dirs[i];
-		im->dir[i].saved.empty = true;
-		im->dir[i].names =
-			calloc(IMAGE_NAMES_MAX, sizeof(*im->dir[i].names));
-		ck_assert_ptr_nonnull(im->dir[i].names);
-	}
 }
 
 static inline void image_release(struct image *im)
 {
-	for (size_t i = 0; i < im->n_files; i++) {
-		(void)munmap(im->files[i].bytes, IMAGE_FILE_MAX);
-		free(im->files[i].writes);
+	for (size_t i = 0; i < im->n_nodes; i++) {
+		image_forget(im->nodes[i]);
+		free(im->nodes[i]->synced.name);
+		free(im->nodes[i]->now.name);
+		free(im->nodes[i]);
 	}
-	for (int i = 0; i < IMAGE_DIRS; i++)
-		free(im->dir[i].names);
-	free(im->files);
+	free(im->nodes);
 	free(im->changes);
 	free(im->state);
 	(void)munmap((void *)(uintptr_t)im->log, im->log_len);

@@ -8,7 +8,7 @@
 #ifndef TESTS_POWERLOG_H
 #define TESTS_POWERLOG_H
 
-#include <libgen.h>
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -21,10 +21,10 @@ enum powerlog_type {
 	POWERLOG_WRITE, /* a: offset; bytes */
 	POWERLOG_SIZE,	/* a: the new one */
 	POWERLOG_PUNCH, /* a: offset, b: length of what is zero now */
-	POWERLOG_SYNC,	/* a: number of the sync, which begins */
+	POWERLOG_SYNC,	/* a: process and number of the sync, which begins */
 	POWERLOG_SYNCED,
 	/* a directory; bytes are struct powerlog_names */
-	POWERLOG_CREATE, /* a: inode number of the file */
+	POWERLOG_CREATE, /* a: inode number of what is new, b: a directory */
 	POWERLOG_UNLINK,
 	POWERLOG_RENAME,
 	POWERLOG_EXCHANGE,
@@ -32,6 +32,10 @@ enum powerlog_type {
 	POWERLOG_INTENT, /* a: transaction about to commit, b: its state */
 	POWERLOG_SAVED,	 /* a: transaction that was promised to be durable */
 	POWERLOG_OPENED, /* a: transaction recovered, b: its state */
+	/* of the log itself */
+	POWERLOG_ROOT, /* the store's directory; comes first */
+	POWERLOG_NOTE, /* a: what the test knows of this moment */
+	POWERLOG_LIFE, /* a process begins */
 };
 
 struct powerlog_rec {
@@ -54,6 +58,7 @@ struct powerlog_kill {
 	long calls; /* until the end, < 0: never */
 	enum powerlog_kill_how how;
 	enum iotap_op from; /* what counts, and all that follows it there */
+	const char *once;   /* a file that goes with it; without it no end */
 };
 
 static struct {
@@ -62,9 +67,7 @@ static struct {
 	size_t root_len;
 	char root[PATH_MAX]; /* files elsewhere are not of interest */
 	struct powerlog_kill kill;
-	atomic_ullong syncs;
-	uint64_t index_dir;
-	uint64_t packs_dir;
+	atomic_uint syncs;
 } powerlog = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1 };
 
 static inline void powerlog_append(const struct powerlog_rec *rec,
@@ -91,6 +94,15 @@ static inline void powerlog_mark(enum powerlog_type type, uint64_t a,
 	pthread_mutex_unlock(&powerlog.lock);
 }
 
+/* Files that only mean anything to running processes. */
+static inline bool powerlog_passing(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	const char *name = slash ? slash + 1 : path;
+
+	return !strcmp(name, "lock.mdb") || !strcmp(name, "control.sock");
+}
+
 /* The inode number of what is logged, 0 for all else. */
 static inline uint64_t powerlog_ino(int fd)
 {
@@ -105,7 +117,7 @@ static inline uint64_t powerlog_ino(int fd)
 	    memcmp(path, powerlog.root, powerlog.root_len) != 0)
 		return 0;
 	path[n] = '\0';
-	if (strstr(path, "/lock.mdb") || fstat(fd, &st) < 0)
+	if (powerlog_passing(path) || fstat(fd, &st) < 0)
 		return 0;
 	return st.st_ino;
 }
@@ -120,7 +132,7 @@ static inline bool powerlog_end(const struct iotap_call *call,
 
 	if (call->op < k->from || phase != last || k->calls < 0)
 		return false;
-	return k->calls-- == 0;
+	return k->calls-- == 0 && (!k->once || unlink(k->once) == 0);
 }
 
 static inline void powerlog_die(void)
@@ -146,56 +158,91 @@ static inline void powerlog_torn_write(const struct iotap_call *call,
 	powerlog_append(&rec, call->buf);
 }
 
+/* The inode number of what @call has made. */
+static inline uint64_t powerlog_made(const struct iotap_call *call)
+{
+	uint64_t ino;
+	int fd;
+
+	if (call->op == IOTAP_CREATE)
+		return powerlog_ino(call->fd);
+	fd = (int)syscall(SYS_openat, call->dir, call->name,
+			  O_PATH | O_CLOEXEC);
+	ino = powerlog_ino(fd);
+	(void)syscall(SYS_close, fd);
+	return ino;
+}
+
+static inline void powerlog_name_done(const struct iotap_call *call,
+				      uint64_t dir)
+{
+	static const enum powerlog_type type[] = {
+		[IOTAP_CREATE] = POWERLOG_CREATE,
+		[IOTAP_MKDIR] = POWERLOG_CREATE,
+		[IOTAP_UNLINK] = POWERLOG_UNLINK,
+		[IOTAP_RENAME] = POWERLOG_RENAME,
+		[IOTAP_EXCHANGE] = POWERLOG_EXCHANGE,
+	};
+	const char *slash = strrchr(call->name, '/');
+	struct powerlog_names names = { .name = "" };
+	struct powerlog_rec rec = { .type = type[call->op],
+				    .ino = dir,
+				    .len = sizeof(names) };
+
+	(void)snprintf(names.name, sizeof(names.name), "%s",
+		       slash ? slash + 1 : call->name);
+	if (call->new_name)
+		(void)snprintf(names.new_name, sizeof(names.new_name), "%s",
+			       call->new_name);
+	if (rec.type == POWERLOG_CREATE)
+		rec.a = powerlog_made(call);
+	rec.b = call->op == IOTAP_MKDIR;
+	powerlog_append(&rec, &names);
+}
+
 static inline void powerlog_done(const struct iotap_call *call, uint64_t ino)
 {
 	static const enum powerlog_type type[] = {
 		[IOTAP_WRITE] = POWERLOG_WRITE,
 		[IOTAP_TRUNCATE] = POWERLOG_SIZE,
 		[IOTAP_PUNCH] = POWERLOG_PUNCH,
-		[IOTAP_CREATE] = POWERLOG_CREATE,
-		[IOTAP_UNLINK] = POWERLOG_UNLINK,
-		[IOTAP_RENAME] = POWERLOG_RENAME,
-		[IOTAP_EXCHANGE] = POWERLOG_EXCHANGE,
 	};
-	struct powerlog_rec rec = { .type = type[call->op], .ino = ino };
-	struct powerlog_names names;
-	const void *bytes = NULL;
+	struct powerlog_rec rec = { .type = type[call->op],
+				    .ino = ino,
+				    .a = (uint64_t)call->off };
 
-	if (call->op == IOTAP_WRITE) {
-		bytes = call->buf;
-		rec.len = call->len;
-	}
-	if (!iotap_on_name(call->op))
-		rec.a = (uint64_t)call->off;
+	if (call->op == IOTAP_WRITE)
+		rec.len = (uint64_t)call->result;
 	if (call->op == IOTAP_PUNCH)
 		rec.b = call->len;
-	if (iotap_on_name(call->op)) {
-		const char *slash = strrchr(call->name, '/');
-
-		memset(&names, 0, sizeof(names));
-		(void)snprintf(names.name, sizeof(names.name), "%s",
-			       slash ? slash + 1 : call->name);
-		if (call->new_name)
-			(void)snprintf(names.new_name, sizeof(names.new_name),
-				       "%s", call->new_name);
-		bytes = &names;
-		rec.len = sizeof(names);
-	}
-	if (call->op == IOTAP_CREATE)
-		rec.a = powerlog_ino(call->fd);
-	powerlog_append(&rec, bytes);
+	powerlog_append(&rec, rec.len ? call->buf : NULL);
 }
 
-/* The directory a name is in: LMDB opens its file by a path. */
+/* The directory a name is in, 0 where it is not of interest. */
 static inline uint64_t powerlog_dir(const struct iotap_call *call)
 {
-	if (call->dir != AT_FDCWD)
-		return powerlog_ino(call->dir);
-	if (strncmp(call->name, powerlog.root, powerlog.root_len) != 0 ||
-	    strstr(call->name, "lock.mdb"))
+	const char *slash = strrchr(call->name, '/');
+	char path[PATH_MAX];
+	uint64_t ino;
+	int fd;
+
+	if (powerlog_passing(call->name))
 		return 0;
-	return powerlog.index_dir;
+	if (!slash)
+		return call->dir == AT_FDCWD ? 0 : powerlog_ino(call->dir);
+	(void)snprintf(path, sizeof(path), "%.*s",
+		       (int)(slash == call->name ? 1 : slash - call->name),
+		       call->name);
+	fd = (int)syscall(SYS_openat, call->dir, path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	ino = powerlog_ino(fd);
+	(void)syscall(SYS_close, fd);
+	return ino;
 }
+
+/* The inode number of all that is synced at once. */
+#define POWERLOG_ALL UINT64_MAX
 
 static inline void powerlog_sync(uint64_t ino, enum iotap_phase phase)
 {
@@ -203,7 +250,7 @@ static inline void powerlog_sync(uint64_t ino, enum iotap_phase phase)
 	struct powerlog_rec rec = { .ino = ino };
 
 	if (phase == IOTAP_BEFORE)
-		mine = ++powerlog.syncs;
+		mine = (uint64_t)getpid() << 32 | ++powerlog.syncs;
 	rec.type = phase == IOTAP_BEFORE ? POWERLOG_SYNC : POWERLOG_SYNCED;
 	rec.a = mine;
 	powerlog_append(&rec, NULL);
@@ -214,10 +261,12 @@ static inline int powerlog_hook(const struct iotap_call *call,
 {
 	uint64_t ino = iotap_on_name(call->op) ? powerlog_dir(call)
 					       : powerlog_ino(call->fd);
-	bool sync = call->op == IOTAP_SYNC;
+	bool sync = iotap_on_disk(call->op);
 
 	if (ino == 0)
 		return 0;
+	if (call->op == IOTAP_SYNCFS)
+		ino = POWERLOG_ALL;
 	/* The lock is held from before a change until it is logged, but not
 	 * over a sync, which takes a while: others write meanwhile. */
 	if (phase == IOTAP_BEFORE || sync)
@@ -229,6 +278,8 @@ static inline int powerlog_hook(const struct iotap_call *call,
 	}
 	if (sync)
 		powerlog_sync(ino, phase);
+	else if (phase == IOTAP_DONE && iotap_on_name(call->op))
+		powerlog_name_done(call, ino);
 	else if (phase == IOTAP_DONE)
 		powerlog_done(call, ino);
 	if (phase == IOTAP_DONE && powerlog_end(call, phase))
@@ -240,11 +291,115 @@ static inline int powerlog_hook(const struct iotap_call *call,
 	return 0;
 }
 
+/* -- What is there before all else ---------------------------------------- */
+
+static inline void powerlog_have(enum powerlog_type type, uint64_t dir,
+				 const char *name, const char *new_name,
+				 const struct stat *st)
+{
+	struct powerlog_names names = { .name = "" };
+	struct powerlog_rec rec = { .type = type,
+				    .ino = dir,
+				    .a = st->st_ino,
+				    .b = S_ISDIR(st->st_mode),
+				    .len = sizeof(names) };
+
+	if (strlen(name) >= sizeof(names.name))
+		abort();
+	memcpy(names.name, name, strlen(name));
+	memcpy(names.new_name, new_name, strlen(new_name));
+	powerlog_append(&rec, &names);
+}
+
+static inline void powerlog_have_synced(uint64_t ino)
+{
+	powerlog_sync(ino, IOTAP_BEFORE);
+	powerlog_sync(ino, IOTAP_DONE);
+}
+
+static inline void powerlog_have_bytes(const char *path, uint64_t ino)
+{
+	static uint8_t buf[1 << 20];
+	struct powerlog_rec rec = { .type = POWERLOG_WRITE, .ino = ino };
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	while (fd >= 0 && (n = read(fd, buf, sizeof(buf))) > 0) {
+		rec.len = (uint64_t)n;
+		powerlog_append(&rec, buf);
+		rec.a += rec.len;
+	}
+	if (fd < 0 || close(fd) < 0)
+		abort();
+	powerlog_have_synced(ino);
+}
+
+/* A side file comes as the store makes it, by a rename. */
+static inline void powerlog_have_file(const char *path, uint64_t dir,
+				      const char *name, const struct stat *st)
+{
+	bool side = strcmp(name, "ckpt") == 0;
+
+	powerlog_have(POWERLOG_CREATE, dir, side ? "ckpt.new" : name, "", st);
+	powerlog_have_bytes(path, st->st_ino);
+	if (side)
+		powerlog_have(POWERLOG_RENAME, dir, "ckpt.new", name, st);
+}
+
+/* What is in the directory; @last: that which says what all else is. */
+static inline void powerlog_have_names(const char *path, uint64_t ino,
+				       bool last);
+
+static inline void powerlog_have_dir(const char *path, uint64_t ino)
+{
+	powerlog_have_names(path, ino, false);
+	powerlog_have_names(path, ino, true);
+	powerlog_have_synced(ino);
+}
+
+static inline void powerlog_have_names(const char *path, uint64_t ino,
+				       bool last)
+{
+	char sub[PATH_MAX + 300];
+	DIR *dir = opendir(path);
+	struct dirent *de;
+	struct stat st;
+
+	while (dir && (de = readdir(dir))) {
+		const char *name = de->d_name;
+
+		(void)snprintf(sub, sizeof(sub), "%s/%s", path, name);
+		if (!strcmp(name, ".") || !strcmp(name, "..") ||
+		    (!strcmp(name, "index") || !strcmp(name, "ckpt")) != last ||
+		    powerlog_passing(sub) || lstat(sub, &st) < 0)
+			continue;
+		if (S_ISREG(st.st_mode))
+			powerlog_have_file(sub, ino, name, &st);
+		if (!S_ISDIR(st.st_mode))
+			continue;
+		powerlog_have(POWERLOG_CREATE, ino, name, "", &st);
+		powerlog_have_dir(sub, st.st_ino);
+	}
+	if (!dir || closedir(dir) < 0)
+		abort();
+}
+
+static inline void powerlog_begin(const char *root)
+{
+	struct powerlog_rec rec = { .type = POWERLOG_ROOT };
+	struct stat st;
+
+	if (stat(root, &st) < 0)
+		abort();
+	rec.ino = st.st_ino;
+	powerlog_append(&rec, NULL);
+	powerlog_have_dir(root, st.st_ino);
+}
+
 /* Log what this process does below @root from here on. */
 static inline void powerlog_start(const char *path, const char *root,
 				  struct powerlog_kill kill)
 {
-	char dir[PATH_MAX];
 	struct stat st;
 
 	powerlog.fd =
@@ -254,11 +409,11 @@ static inline void powerlog_start(const char *path, const char *root,
 		abort();
 	powerlog.root_len = strlen(powerlog.root);
 	powerlog.kill = kill;
-	powerlog.syncs = (unsigned long long)getpid() << 32;
-	(void)snprintf(dir, sizeof(dir), "%s/index", root);
-	if (stat(dir, &st) < 0)
+	if (fstat(powerlog.fd, &st) < 0)
 		abort();
-	powerlog.index_dir = st.st_ino;
+	if (st.st_size == 0)
+		powerlog_begin(powerlog.root);
+	powerlog_mark(POWERLOG_LIFE, 0, 0);
 	iotap_fake_sync = true;
 	iotap_hook = powerlog_hook;
 }

@@ -119,7 +119,6 @@ static inline void judge(struct image *im, bool restore, struct outcome *out)
 	int status;
 	pid_t pid;
 
-	ck_assert_int_eq(mkdir(image.path, 0700), 0);
 	saved = image_cut(im, &image);
 	pid = fork();
 	ck_assert_int_ge(pid, 0);
@@ -167,27 +166,18 @@ static inline uint64_t weight(enum powerlog_type type, unsigned *since_open)
 static inline void cut_log(const char *log, uint64_t seed, int images,
 			   const struct control *control, struct outcome *out)
 {
-	struct scratch store = scratch_at(&powerrun.dir, "store");
-	struct scratch index = scratch_at(&store, "index");
-	struct scratch packs = scratch_at(&store, "packs");
-	uint64_t dirs[IMAGE_DIRS];
 	enum powerlog_type type;
 	unsigned since_open = 0;
 	struct image im;
-	struct stat st;
 	uint64_t sum = 0;
 
-	ck_assert_int_eq(stat(index.path, &st), 0);
-	dirs[IMAGE_INDEX_DIR] = st.st_ino;
-	ck_assert_int_eq(stat(packs.path, &st), 0);
-	dirs[IMAGE_PACKS_DIR] = st.st_ino;
-	image_init(&im, log, dirs, seed);
+	image_init(&im, log, seed);
 	while (image_step(&im, &type)) {
 		sum += weight(type, &since_open);
 		out->punches += type == POWERLOG_PUNCH;
 	}
 	image_release(&im);
-	image_init(&im, log, dirs, seed);
+	image_init(&im, log, seed);
 	im.ignore_data_sync = control->no_data_sync;
 	im.ignore_pack_sync = control->no_pack_sync;
 	im.ignore_dir_sync = control->no_dir_sync;

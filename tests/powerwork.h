@@ -27,6 +27,7 @@ struct work {
 	uint64_t packs[WORK_PACKS]; /* ids; 0: none */
 	unsigned slot;		    /* of the newest one */
 	bool log;		    /* mark transactions in powerlog */
+	bool sweep_first;	    /* a control: before the first checkpoint */
 };
 
 static inline uint64_t work_random(uint64_t *seed)
@@ -296,9 +297,16 @@ static inline int work_open(struct work *w, bool restore)
 		r = work_load(w);
 	if (r < 0)
 		return r;
-	txnid = index_txnid(w->kit.ix);
+	/* Opening commits one transaction, but not what goes on. */
+	txnid = index_txnid(w->kit.ix) - (w->kit.found != RECOVER_LIVE);
 	if (w->log)
-		powerlog_mark(POWERLOG_OPENED, txnid - 1, w->state);
+		powerlog_mark(POWERLOG_OPENED, txnid, w->state);
+	/* The last checkpoint may name other packs than a live index. */
+	if (w->kit.found == RECOVER_LIVE) {
+		r = kit_start(&w->kit);
+		return r < 0 ? r
+			     : packs_sweep(w->kit.packs, work_keep, w, &bytes);
+	}
 	r = packs_sweep(w->kit.packs, work_keep, w, &bytes);
 	return r < 0 ? r : kit_start(&w->kit);
 }

@@ -35,6 +35,7 @@ struct kit {
 	void (*failed)(void *arg, int error, bool frozen);
 	int interval_ms;
 	const uint8_t *witness; /* or NULL */
+	bool as_if_clean; /* a control: a live index, and nothing is synced */
 };
 
 static inline void kit_dirs(struct kit *kit, struct scratch dir)
@@ -77,7 +78,9 @@ static inline int kit_recover(struct kit *kit)
 static inline int kit_open_index(struct kit *kit)
 {
 	struct scratch index = scratch_at(&kit->dir, "index");
-	int flags = kit->found == RECOVER_RESTORED ? INDEX_RESTORED : 0;
+	int flags = kit->found == RECOVER_RESTORED ? INDEX_RESTORED
+		    : kit->found == RECOVER_LIVE   ? INDEX_LIVE
+						   : 0;
 
 	return index_open(index.path, flags, CHECKPOINT_GROWTH_BYTES,
 			  (struct notify){ kit_changed, kit }, &kit->ix);
@@ -102,9 +105,13 @@ static inline int kit_start(struct kit *kit)
 					 .before = kit->before,
 					 .after = kit->after,
 					 .failed = kit->failed,
-					 .interval_ms = kit->interval_ms };
+					 .interval_ms = kit->interval_ms,
+					 .witness = kit->witness,
+					 .live = kit->found == RECOVER_LIVE &&
+						 !kit->as_if_clean };
+	int r = checkpoint_start(&cfg, &kit->cp);
 
-	return checkpoint_start(&cfg, &kit->cp);
+	return r < 0 ? r : index_top_up_ids(kit->ix);
 }
 
 /* Everything from recovery to the running thread. */

@@ -199,6 +199,25 @@ static void make_it_small(void)
 	ck_assert_int_eq(file_truncate(&fx.files, ino, 10), 0);
 }
 
+/* As who copies a file with its times does when it is closed. */
+static void set_its_times(void)
+{
+	const struct inode old = { .mtime_ns = 12345 };
+	struct inode in;
+
+	file_forget_mtime(&fx.files, ino);
+	ck_assert_int_eq(tree_setattr(T, ino, &old, TREE_SET_MTIME, &in), 0);
+}
+
+START_TEST(a_file_whose_times_are_set_while_it_is_read_gets_its_sum)
+{
+	ingest_while(set_its_times);
+	ck_assert(is_summed(ino));
+	ck_assert_int_eq(fx_inode(ino).mtime_ns, 12345);
+	ck_assert_int_eq(fx_holds(ino, LARGE, 1), 0);
+}
+END_TEST
+
 START_TEST(a_file_written_while_it_is_read_gets_no_sum_of_mixed_bytes)
 {
 	ingest_while(write_again);
@@ -373,6 +392,8 @@ int main(void)
 		       a_file_that_is_written_again_waits_for_its_next_close);
 
 	tc = new_case(suite, "meanwhile");
+	tcase_add_test(
+		tc, a_file_whose_times_are_set_while_it_is_read_gets_its_sum);
 	tcase_add_test(
 		tc, a_file_written_while_it_is_read_gets_no_sum_of_mixed_bytes);
 	tcase_add_test(tc,

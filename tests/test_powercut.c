@@ -61,6 +61,11 @@ void mdb_txn_abort(MDB_txn *txn)
 
 /* -- Lives ---------------------------------------------------------------- */
 
+/* A killed process is followed by one that has the same witness: it goes on
+ * with what the page cache holds. */
+static bool go_on, as_if_clean;
+static const uint8_t witness[SIDE_TOKEN_SIZE] = "a witness";
+
 struct writer {
 	struct work *work;
 	uint64_t seed;
@@ -100,6 +105,8 @@ static void live(const char *log, uint64_t seed, struct powerlog_kill kill)
 
 	kit_dirs(&w.kit, store);
 	w.kit.interval_ms = 100000;
+	w.kit.witness = go_on ? witness : NULL;
+	w.kit.as_if_clean = as_if_clean;
 	powerlog_start(log, store.path, kill);
 	if (work_open(&w, true) < 0)
 		abort();
@@ -165,6 +172,20 @@ START_TEST(every_image_recovers)
 }
 END_TEST
 
+START_TEST(every_image_of_lives_that_go_on_recovers)
+{
+	struct outcome out;
+
+	go_on = true;
+	powerrun_all(seeds(), SLOW_BUILD ? 30 : 80, &as_it_is, &out);
+	for (int v = GOOD + 1; v < VERDICTS; v++)
+		ck_assert_msg(out.n[v] == 0, "%d of %d images: verdict %d",
+			      out.n[v], out.images, v);
+	ck_assert_int_gt(out.images, SLOW_BUILD ? 20 : 200);
+	printf("%d images of lives that go on, all good\n", out.images);
+}
+END_TEST
+
 static void expect_bad(const char *what, const struct control *control)
 {
 	struct outcome out;
@@ -175,6 +196,13 @@ static void expect_bad(const char *what, const struct control *control)
 	       out.images);
 	ck_assert_int_gt(out.images - out.n[GOOD], out.images / 20);
 }
+
+START_TEST(control_that_goes_on_without_a_sync_is_bad)
+{
+	go_on = as_if_clean = powerrun.may_abort = true;
+	expect_bad("gone on without a sync", &as_it_is);
+}
+END_TEST
 
 START_TEST(control_without_restore_is_bad)
 {
@@ -221,6 +249,8 @@ int main(void)
 	tcase_set_timeout(tc, 3000); /* CTest has its own */
 	suite_add_tcase(suite, tc);
 	tcase_add_test(tc, every_image_recovers);
+	tcase_add_test(tc, every_image_of_lives_that_go_on_recovers);
+	tcase_add_test(tc, control_that_goes_on_without_a_sync_is_bad);
 	tcase_add_test(tc, control_without_restore_is_bad);
 	tcase_add_test(tc, control_without_pin_is_bad);
 	tcase_add_test(tc, control_without_sync_of_the_index_is_bad);

@@ -115,6 +115,10 @@ START_TEST(status_has_its_stable_keys)
 		"scrub_all_bytes",
 		"last_scrub",
 		"last_walk",
+		"daemon_deaths",
+		"requests_taken_over",
+		"requests_replayed",
+		"requests_given_up",
 	};
 	static const char *const kinds[] = { "http",  "wheels", "selfcheck",
 					     "other", "index",	"freed" };
@@ -127,8 +131,8 @@ START_TEST(status_has_its_stable_keys)
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		integer(used, kinds[i]);
 	ck_assert_uint_eq(json_object_size(used), ARRAY_SIZE(kinds));
-	/* The rest is text, one boolean, and "used". */
-	ck_assert_uint_eq(json_object_size(status), ARRAY_SIZE(integers) + 8);
+	/* The rest is text, one boolean, the keeper, and "used". */
+	ck_assert_uint_eq(json_object_size(status), ARRAY_SIZE(integers) + 9);
 	ck_assert_str_eq(json_string_value(json_object_get(status, "store")),
 			 dir.path);
 	ck_assert_str_eq(json_string_value(json_object_get(status, "state")),

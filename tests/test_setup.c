@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "iotap.h"
 #include "scratch.h"
 #include "store/checkpoint.h"
 #include "store/mdbfile.h"
@@ -290,10 +291,9 @@ START_TEST(a_refused_limit_leaves_the_store_closed_cleanly)
 }
 END_TEST
 
-START_TEST(a_failure_within_a_rewrite_is_told_exactly)
+/* One whose index will be rewritten. */
+static void empty_store(void)
 {
-	struct stat attr;
-
 	open_store();
 	remove_dirs(3);
 	close_store();
@@ -301,6 +301,40 @@ START_TEST(a_failure_within_a_rewrite_is_told_exactly)
 	make_dirs(12000);
 	remove_dirs(12000);
 	close_store();
+}
+
+/* The disk fails when the names of the two indexes are to be saved. */
+static bool exchanged;
+
+static int fail_to_save_names(const struct iotap_call *call,
+			      enum iotap_phase phase)
+{
+	if (call->op == IOTAP_EXCHANGE && phase == IOTAP_DONE &&
+	    !strcmp(call->new_name, "index"))
+		exchanged = true;
+	return call->op == IOTAP_SYNC && phase == IOTAP_BEFORE && exchanged &&
+			       iotap_is(call->fd, dir.path)
+		       ? EIO
+		       : 0;
+}
+
+START_TEST(a_rewrite_that_may_not_be_on_the_disk_is_not_built_on)
+{
+	empty_store();
+	iotap_hook = fail_to_save_names;
+	ck_assert_int_eq(try_open(STORE_OPEN_CREATE, "1G"), -EIO);
+	ck_assert(exchanged);
+	iotap_hook = NULL;
+	ck_assert_int_eq(try_open(STORE_OPEN_CREATE, "1G"), 0);
+	ck_assert(!exists("index.bad") && !exists("index.new"));
+}
+END_TEST
+
+START_TEST(a_failure_within_a_rewrite_is_told_exactly)
+{
+	struct stat attr;
+
+	empty_store();
 	env_opens = 0;
 	fail_env_open = 2; /* after the compact copy has taken its place */
 	ck_assert_int_eq(try_open(STORE_OPEN_CREATE, "1G"), -EIO);
@@ -396,6 +430,8 @@ int main(void)
 	tc = new_case(suite, "refusal");
 	tcase_add_test(tc, a_refused_limit_leaves_the_store_closed_cleanly);
 	tcase_add_test(tc, a_failure_within_a_rewrite_is_told_exactly);
+	tcase_add_test(tc,
+		       a_rewrite_that_may_not_be_on_the_disk_is_not_built_on);
 
 	tc = new_case(suite, "look");
 	tcase_add_test(tc, a_look_tells_what_a_mount_would_make_of_it);

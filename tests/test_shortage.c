@@ -160,14 +160,15 @@ static const struct {
 	{ &side_error, ENFILE }, { &side_error, ENOMEM },
 };
 
-/* From here on there is a shortage, and work for a checkpoint. */
+/* From here on there is a shortage, and work for a checkpoint, which may come
+ * at any time. */
 static void run_short(int which)
 {
-	kit_put(&kit, 1, "new");
-	(void)new_pack("named by 1");
 	(void)unlinkat(kit.index_dir, SIDE_TMP_NAME, 0);
 	iotap_hook = fail_side;
 	*shortages[which].where = shortages[which].error;
+	kit_put(&kit, 1, "new");
+	(void)new_pack("named by 1");
 }
 
 /* -- Shortages ------------------------------------------------------------ */

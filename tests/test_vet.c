@@ -10,8 +10,8 @@
 
 #include "scratch.h"
 #include "store/checkpoint.h"
-#include "store/recover.h"
 #include "store/mdbfile.h"
+#include "store/recover.h"
 #include "store/store.h"
 #include "store/table.h"
 #include "store/walk.h"

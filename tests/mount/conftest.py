@@ -2,6 +2,7 @@
 """Fixtures of the mount tests: each test has stores and mounts of its own.
 
 PIPCACHEFS_BIN         the program to test (else `pipcachefs` in PATH)
+PIPCACHEFS_BUILD       where it was built, with tools of tests (else beside it)
 PIPCACHEFS_TEST_DATA   what is fetched once from PyPI is kept here
 PIPCACHEFS_LONG=1      longer forms of the tests that search at random
 

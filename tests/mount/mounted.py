@@ -67,7 +67,7 @@ class Store:
         self.opts = ""
         self.process = None
         self.expected = []
-        self.environ = {}  # of the keeper and its daemons, besides ours
+        self.env = {}  # of the keeper and its daemons, beside ours
         self.hung = False
         self.log_file = logs / "daemon.log"
         mnt.mkdir(parents=True, exist_ok=True)
@@ -113,10 +113,10 @@ class Store:
         if daemon:
             self.do(*args)
             return self
-        environ = {**self._environment(), **self.environ}
+        env = {**self._environment(), **self.env}
         with self.log_file.open("a") as log:
             self.process = subprocess.Popen(
-                [binary(), *map(str, args), "-f"], env=environ,
+                [binary(), *map(str, args), "-f"], env=env,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(lambda: is_mounted(self.mnt)
                  or self.process.poll() is not None, "the mount to appear")
@@ -144,7 +144,7 @@ class Store:
 
     def remount_without(self, name):
         """remount() of daemons that have no @name in their environment."""
-        del self.environ[name]
+        del self.env[name]
         return self.remount()
 
     def kill9(self):

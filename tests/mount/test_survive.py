@@ -64,7 +64,7 @@ def start(mount, opts="", **environ):
     store = mount(start=False)
     for line in (GOES_ON, LATE):
         store.expect(line)
-    store.environ.update(environ)
+    store.env.update(environ)
     return store.mount(opts)
 
 
@@ -436,7 +436,7 @@ def test_daemons_that_die_at_once_end_the_mount(mount):
     again = store.run("mount", store.path, store.mnt)
     assert again.returncode == 1 and "umount" in again.stderr
     store.do("umount", store.mnt)
-    store.environ.clear()
+    store.env.clear()
     store.expect("put back to the checkpoint")
     store.mount()
     assert (store.mnt / "a").read_bytes() == b"a"
