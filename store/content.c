@@ -62,6 +62,17 @@ ssize_t content_read_locked(struct tree *t, struct node *nd, void *buf,
 	return n;
 }
 
+/* How a linear file will be read: only a hint. */
+static void content_advise(const struct node *nd, int advice)
+{
+	int fd = nd->pack ? pack_fd_get(nd->pack) : -1;
+
+	if (fd < 0)
+		return;
+	(void)posix_fadvise(fd, 0, 0, advice);
+	pack_fd_put(nd->pack);
+}
+
 int content_sum(struct tree *t, struct node *nd, uint64_t *ret)
 {
 	cleanup_free uint8_t *buf = malloc(CONTENT_CHUNK);
@@ -74,17 +85,14 @@ int content_sum(struct tree *t, struct node *nd, uint64_t *ret)
 	r = digest_new(&d);
 	if (r < 0)
 		return r;
-	if (nd->pack)
-		(void)posix_fadvise(pack_fd(nd->pack), 0, 0,
-				    POSIX_FADV_SEQUENTIAL);
+	content_advise(nd, POSIX_FADV_SEQUENTIAL);
 	for (uint64_t off = 0; off < nd->size; off += (uint64_t)n) {
 		n = content_read_locked(t, nd, buf, CONTENT_CHUNK, off);
 		if (n <= 0)
 			return n < 0 ? (int)n : -EBADMSG;
 		digest_update(d, buf, (size_t)n);
 	}
-	if (nd->pack)
-		(void)posix_fadvise(pack_fd(nd->pack), 0, 0, POSIX_FADV_NORMAL);
+	content_advise(nd, POSIX_FADV_NORMAL);
 	*ret = digest_value(d);
 	return 0;
 }

@@ -271,17 +271,24 @@ ssize_t store_read_begin(struct store_file *f, uint64_t off, size_t len,
 			 struct store_read *rd)
 {
 	struct fileio_read one;
-	int r = fileio_read_begin(f, off, len, &one);
+	int fd = -1, r = fileio_read_begin(f, off, len, &one);
 
 	if (r < 0)
 		return r;
+	if (one.pack) {
+		fd = pack_fd_get(one.pack);
+		if (fd < 0) {
+			fileio_read_end(&one);
+			return fd;
+		}
+	}
 	*rd = (struct store_read){ .n = one.len > 0 };
 	rd->piece[0].mem = one.mem;
 	rd->piece[0].len = one.len;
 	rd->held[0] = one.mem;
 	rd->held[1] = one.pack;
 	if (one.pack) {
-		rd->piece[0].fd = pack_fd(one.pack);
+		rd->piece[0].fd = fd;
 		rd->piece[0].pos = (off_t)one.pos;
 	}
 	return (ssize_t)one.len;
@@ -291,6 +298,8 @@ void store_read_end(struct store_read *rd)
 {
 	struct fileio_read one = { .mem = rd->held[0], .pack = rd->held[1] };
 
+	if (one.pack)
+		pack_fd_put(one.pack);
 	fileio_read_end(&one);
 	rd->held[0] = rd->held[1] = NULL;
 }
