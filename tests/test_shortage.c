@@ -425,6 +425,40 @@ static int commit_one(void)
 	return index_commit(txn);
 }
 
+static int fail_as_read_only(const struct iotap_call *call,
+			     enum iotap_phase phase)
+{
+	if (phase != IOTAP_BEFORE || call->op != IOTAP_WRITE ||
+	    !iotap_is(call->fd, "/" MDBFILE_NAME))
+		return 0;
+	return EROFS;
+}
+
+/* What is there is still good. */
+START_TEST(a_disk_that_becomes_read_only_freezes_and_is_told)
+{
+	struct index_txn *txn;
+
+	open_kit(LONG_MS);
+	kit_put(&kit, 5, "kept");
+	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
+	iotap_hook = fail_as_read_only;
+	ck_assert_int_eq(commit_one(), -EROFS);
+	ck_assert(index_frozen(kit.ix));
+	ck_assert_int_eq(index_begin(kit.ix, true, &txn), -EROFS);
+	for (int i = 0; i < 5000 && !told.calls; i++)
+		usleep(1000);
+	ck_assert_int_eq(told.calls, 1);
+	ck_assert(told.frozen);
+	ck_assert_int_eq(told.error, -EROFS);
+	ck_assert_int_eq(checkpoint_error(kit.cp), -EROFS);
+	ck_assert_str_eq(kit_get(&kit, 5), "kept");
+	cut_and_reopen();
+	ck_assert_str_eq(kit_get(&kit, 5), "kept");
+	kit_put(&kit, 1, "again");
+}
+END_TEST
+
 START_TEST(failed_meta_page_freezes_and_is_told)
 {
 	struct index_txn *txn;
@@ -476,6 +510,7 @@ int main(void)
 	tcase_add_loop_test(tc, sync_of_the_directory_without_room_freezes, 0,
 			    (int)ARRAY_SIZE(sync_errors));
 	tcase_add_test(tc, failure_after_a_shortage_freezes);
+	tcase_add_test(tc, a_disk_that_becomes_read_only_freezes_and_is_told);
 	tcase_add_test(tc, failed_meta_page_freezes_and_is_told);
 	return kit_run_suite(suite);
 }
