@@ -774,23 +774,38 @@ def test_clients_of_the_control_socket(mount):
     pipshape.store(store.mnt, 1, 100_000)
     rng = random.Random(5)
     garbage = [b"", b"\0" * 100, b"{" * 16000, b"[" * 16000, b"{}", b"null",
-               b'{"op": 5}', b'{"op": "nonsense"}', b'{"op": null}',
-               b'{"op": "prune", "older_than_sec": "x", "to": []}',
-               b'{"op": "ls", "after": -1}', b'{"op": "ls", "after": 1e400}',
-               b'{"op": "limit", "limit": {"a": 1}}',
-               b'{"op": "\\u0000"}', b'{"\xff\xfe": 1}', b"x" * 100_000,
+               b'{"command": 5}', b'{"command": "nonsense"}',
+               b'{"command": null}', b'{"command": "\\u0000"}',
+               b'{"command": "limit", "limit": "x"}',
+               b'{"command": "limit", "limit": "-1"}',
+               b'{"command": "packages", "select": 7}',
+               b'{"command": "packages", "select": [1]}',
+               b'{"command": "list", "after": 1e400}',
+               b'{"\xff\xfe": 1}', b"x" * 100_000,
                b'{"a":"' + b"y" * 10_000_000 + b'"}']
+    # Odd, but something can be made of it; it must come to an end.
+    odd = [b'{"command": "list", "after": -1}',
+           b'{"command": "list", "after": 9223372036854775807}',
+           b'{"command": "packages", "from": 9223372036854775807}',
+           b'{"command": "check", "stage": 99, "at": -5, "seconds": 1}',
+           b'{"command": "check", "stage": -1, "seconds": -1}',
+           b'{"command": "prune", "to_bytes": -1, "dry_run": true}',
+           b'{"command": "prune", "older_than_seconds": '
+           b'9223372036854775807, "dry_run": true}',
+           b'{"command": "limit", "limit": {"a": 1}}']
     garbage += [rng.randbytes(rng.randrange(3000)) for _ in range(100)]
     store.expect("a command got no answer")
     with bounded(store):
         for data in garbage:
             answer = say(store, data)
             assert b'"ok":true' not in answer, (data[:100], answer[:100])
+        for data in odd:
+            assert say(store, data).startswith(b"{"), data
         # Those that come and stay, saying little or nothing.
         many = [connect(store, blocking=False) for _ in range(1000)]
         for s in many[::2]:
             with contextlib.suppress(OSError):
-                s.send(b'{"op"')
+                s.send(b'{"command"')
         for s in many[::3]:
             s.close()
         assert pipshape.load(store.mnt, 1, 100_000)
@@ -801,7 +816,7 @@ def test_clients_of_the_control_socket(mount):
         slow = [connect(store) for _ in range(3)]
         for s in slow:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-            s.sendall(b'{"op": "status"}')
+            s.sendall(b'{"command": "check", "data": true}')
             s.shutdown(socket.SHUT_WR)
         assert store.status()["state"] == "ok"
         for s in slow:
