@@ -245,6 +245,17 @@ int store_file_open(struct store *st, uint64_t ino, int flags,
 	return file_open(&st->files, ino, store_open_flags(flags), ret);
 }
 
+/* Made, but not to be opened: no file that nobody asked for. */
+static void store_undo_create(struct store *st, const struct store_new *what,
+			      uint64_t ino)
+{
+	struct stat now;
+
+	if (store_lookup(st, what->parent, what->name, &now) == 0 &&
+	    now.st_ino == ino)
+		(void)store_unlink(st, what->parent, what->name);
+}
+
 int store_file_create(struct store *st, const struct store_new *what, int flags,
 		      struct stat *ret_attr, struct store_file **ret)
 {
@@ -257,8 +268,11 @@ int store_file_create(struct store *st, const struct store_new *what, int flags,
 		return r;
 	r = file_open(&st->files, attr.st_ino,
 		      store_open_flags(flags & ~O_TRUNC), ret);
-	if (r >= 0)
-		*ret_attr = attr;
+	if (r < 0) {
+		store_undo_create(st, what, attr.st_ino);
+		return r;
+	}
+	*ret_attr = attr;
 	return r;
 }
 

@@ -165,7 +165,7 @@ def test_names_of_255_bytes_of_any_value(mount):
 def test_a_directory_of_very_many_files(mount):
     """Filled by four at once, listed, and listed while it is emptied."""
     store = mount("limit=8G")
-    total = 1_000_000 if LONG else 60_000
+    total = 1_000_000 if LONG else 30_000
     top = store.mnt / "many"
     top.mkdir()
 
