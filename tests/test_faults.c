@@ -21,9 +21,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "faultfiles.h"
 #include "faultkit.h"
 #include "scratch.h"
-#include "zipkit.h"
 
 #define POLLS 150 /* until nothing is under way, of 2 ms */
 #define POLL_USEC 2000
@@ -38,39 +38,6 @@ int sched_setscheduler(pid_t pid, int policy, const struct sched_param *param)
 	(void)policy;
 	(void)param;
 	return 0;
-}
-
-/* -- What is stored -------------------------------------------------------- */
-
-enum { WHEELS = 3, FILES = 9 };
-static const char *const names[FILES] = {
-	"wheel0", "wheel1", "wheel2", "large", "middle",
-	"small",  "inline", "tiny",   "empty",
-};
-static uint8_t *bytes[FILES];
-static size_t sizes[FILES] = { 0, 0, 0, 900000, 90000, 9000, 1200, 1, 0 };
-static bool stored[FILES]; /* it was said to be, and nobody removed it */
-
-static void make_bytes(void)
-{
-	struct zip z[WHEELS] = { 0 };
-	char name[32];
-
-	for (unsigned w = 0; w < WHEELS; w++) {
-		for (unsigned i = 0; i < 30; i++) {
-			(void)snprintf(name, sizeof(name), "m%u",
-				       i % 3 ? i : i + 100 * w);
-			zip_member(&z[w], name, 3000 + 400 * i, w);
-		}
-		zip_finish(&z[w], "");
-		bytes[w] = z[w].buf;
-		sizes[w] = z[w].len;
-	}
-	for (unsigned f = WHEELS; f < FILES; f++) {
-		bytes[f] = malloc(sizes[f] + 1);
-		for (size_t i = 0; i < sizes[f]; i++)
-			bytes[f][i] = (uint8_t)((i + f) * 2654435761u >> 13);
-	}
 }
 
 /* -- Results ---------------------------------------------------------------- */
@@ -187,25 +154,32 @@ static int write_bytes(struct store_file *f, const uint8_t *buf, size_t size)
 static int put(struct store *st, uint64_t parent, const char *name,
 	       const uint8_t *buf, size_t size)
 {
+	static unsigned n; /* one that could not be removed may be left */
+	char tmp[32];
 	const struct store_new what = { .parent = parent,
-					.name = "x.tmp",
+					.name = tmp,
 					.mode = 0644 };
 	struct store_file *f;
 	struct stat attr;
-	int r = expect("create",
-		       store_file_create(st, &what, O_RDWR, &attr, &f));
+	int r;
 
-	if (r < 0)
+	(void)snprintf(tmp, sizeof(tmp), "%u.tmp", n++);
+	r = expect("create", store_file_create(st, &what, O_RDWR, &attr, &f));
+	if (r < 0) {
+		/* Then there is nothing. */
+		if (!now.lasting && store_lookup(st, parent, tmp, &attr) == 0)
+			ck_abort_msg("left by a creation: %s", strerror(-r));
 		return r;
+	}
 	r = expect("write", write_bytes(f, buf, size));
 	if (r >= 0)
 		r = expect("fsync", store_file_sync(f));
 	store_file_close(f);
 	if (r >= 0)
 		r = expect("rename",
-			   store_rename(st, parent, "x.tmp", parent, name, 0));
+			   store_rename(st, parent, tmp, parent, name, 0));
 	if (r < 0)
-		(void)expect("unlink", store_unlink(st, parent, "x.tmp"));
+		(void)expect("unlink", store_unlink(st, parent, tmp));
 	return r;
 }
 
@@ -229,7 +203,8 @@ static int get(struct store *st, unsigned n)
 	store_file_close(f);
 	if (len < 0)
 		return (int)len;
-	if ((size_t)len != sizes[n] || memcmp(got, bytes[n], sizes[n]) != 0)
+	if ((size_t)len != lengths[n] ||
+	    memcmp(got, content[n], lengths[n]) != 0)
 		ck_abort_msg("wrong bytes of %s", names[n]);
 	return 1;
 }
@@ -274,7 +249,7 @@ static void store_all(struct store *st)
 		return;
 	for (unsigned i = 0; i < FILES; i++) {
 		/* What was there is replaced, or stays. */
-		if (put(st, parent, names[i], bytes[i], sizes[i]) >= 0)
+		if (put(st, parent, names[i], content[i], lengths[i]) >= 0)
 			stored[i] = true;
 		if (i == 3)
 			(void)expect("sync", store_sync(st));
@@ -318,14 +293,14 @@ static void juggle(struct store *st)
 		(void)expect("unlink",
 			     store_unlink(st, STORE_ROOT_INO, "other"));
 	}
-	if (put(st, STORE_ROOT_INO, "loose", bytes[4], sizes[4]) >= 0 &&
+	if (put(st, STORE_ROOT_INO, "loose", content[4], lengths[4]) >= 0 &&
 	    find(st, "loose", &ret) >= 0) {
 		(void)expect("truncate", store_setattr(st, ret.st_ino, &attr,
 						       STORE_SET_SIZE, NULL));
 		r = store_file_open(st, ret.st_ino, O_RDWR, &f);
 		if (expect("open to write", r) >= 0) {
 			(void)expect("append",
-				     (int)store_file_write(f, 40000, bytes[3],
+				     (int)store_file_write(f, 40000, content[3],
 							   100000, false));
 			(void)expect("allocate",
 				     store_file_fallocate(f, 0, 0, 200000));
