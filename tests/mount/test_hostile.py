@@ -583,6 +583,25 @@ def limited_descriptors(most):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.parametrize("n", [16, 64])
+def test_many_large_requests_at_once(mount, n):
+    """Each in work has a buffer of 1 MiB, and what it reads perhaps another."""
+    store = mount("limit=1G")
+
+    def client(i):
+        path = store.mnt / f"f{i}"
+        data = (i + 1).to_bytes(2, "big") * (2 * MIB)
+        for _ in range(3):
+            path.write_bytes(data)
+            assert path.read_bytes() == data
+        store.sync()
+        assert path.read_bytes() == data
+
+    with bounded(store):
+        Crowd(n, client).join()
+        store.settle()
+
+
 # ---- what is another's ----
 
 def test_another_users_file_is_his_alone(mount):
