@@ -585,7 +585,7 @@ def limited_descriptors(most):
 
 @pytest.mark.parametrize("n", [16, 64])
 def test_many_large_requests_at_once(mount, n):
-    """Each in work has a buffer of 1 MiB, and what it reads perhaps another."""
+    """Each in work has a buffer of 1 MiB, what it reads perhaps another."""
     store = mount("limit=1G")
 
     def client(i):
