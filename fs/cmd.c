@@ -277,6 +277,10 @@ static void say_daemon_failed(const struct cmd_target *target, int r)
 		cmd_error(
 			"asking the daemon of %s: %s; only the store's owner and root may",
 			target->store, strerror(-r));
+	else if (r == -EKEYREJECTED)
+		cmd_error(
+			"asking the daemon of %s: who listens there is neither root nor the store's owner: not asked",
+			target->store);
 	else if (r == -EBUSY)
 		cmd_error(
 			"asking the daemon of %s: a process holds the store but does not listen; try again",

@@ -54,6 +54,14 @@ static void set_address(int dir, struct sockaddr_un *ret)
 		 "/proc/self/fd/%d/" CONTROL_SOCKET, dir);
 }
 
+/* The address of what @socket, a descriptor with O_PATH, is open on. */
+static void set_open_address(int socket, struct sockaddr_un *ret)
+{
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d",
+		 socket);
+}
+
 static int open_dir(const char *dir)
 {
 	int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -242,7 +250,7 @@ static void *server_main(void *arg)
 	return NULL;
 }
 
-/* Nobody can connect before listen(), so the mode is set in time. */
+/* The mode that the socket has when it is bound becomes that of its name. */
 static int listen_in(int dir)
 {
 	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -253,8 +261,8 @@ static int listen_in(int dir)
 	set_address(dir, &address);
 	if (unlinkat(dir, CONTROL_SOCKET, 0) < 0 && errno != ENOENT)
 		return -errno;
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-	    fchmodat(dir, CONTROL_SOCKET, S_IRUSR | S_IWUSR, 0) < 0 ||
+	if (fchmod(fd, S_IRUSR | S_IWUSR) < 0 ||
+	    bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
 	    listen(fd, BACKLOG) < 0)
 		return -errno;
 	return steal_fd(&fd);
@@ -333,26 +341,68 @@ void control_stop(struct control *c)
 
 /* ---- client ---- */
 
+/* The socket itself, not where a link leads that somebody put in its place. */
+static int open_socket(int dir)
+{
+	cleanup_close int fd =
+		openat(dir, CONTROL_SOCKET, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	return S_ISSOCK(st.st_mode) ? steal_fd(&fd) : -ECONNREFUSED;
+}
+
+/* Is who listens the superuser, the owner of the store, or who asks? */
+static int check_peer(int fd, int dir)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+	struct stat st;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    fstat(dir, &st) < 0)
+		return -errno;
+	if (peer.uid == 0 || peer.uid == st.st_uid || peer.uid == geteuid())
+		return 0;
+	return -EKEYREJECTED;
+}
+
+static int connect_to(int dir, int timeout_sec)
+{
+	struct timeval timeout = { .tv_sec = timeout_sec };
+	cleanup_close int listener = open_socket(dir);
+	cleanup_close int fd = -1;
+	struct sockaddr_un address;
+	int r;
+
+	if (listener < 0)
+		return listener;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	/* Bounds connect(2), which waits while the daemon accepts nobody. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	set_open_address(listener, &address);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	r = check_peer(fd, dir);
+	return r < 0 ? r : steal_fd(&fd);
+}
+
 int control_ask(const char *dir, const json_t *request, int timeout_sec,
 		json_t **ret)
 {
 	int64_t deadline = now_msec() + timeout_sec * MSEC_PER_SEC;
 	cleanup_close int dir_fd = open_dir(dir);
 	cleanup_close int fd = -1;
-	struct timeval timeout = { .tv_sec = timeout_sec };
-	struct sockaddr_un address;
 	int r;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = connect_to(dir_fd, timeout_sec);
 	if (fd < 0)
-		return -errno;
-	/* Bounds connect(2), which waits while the daemon accepts nobody. */
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	set_address(dir_fd, &address);
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+		return fd;
 	r = send_json(fd, request, deadline);
 	if (r < 0)
 		return r;

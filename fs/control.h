@@ -44,8 +44,12 @@ void control_stop(struct control *c);
 
 /*
  * Ask the daemon of the store @dir, and wait @timeout_sec for its reply.
+ * Nobody but the superuser, the owner of @dir and the caller's own user is
+ * asked: whoever else listens there could tell anything.
  * Returns:  0 and a new reference to the reply, -ENOENT or -ECONNREFUSED no
- *           daemon listens, -EACCES, -ETIMEDOUT, -EPROTO no JSON came back.
+ *           daemon listens (what lies there may be no socket, or a link to
+ *           one), -EKEYREJECTED somebody else does, -EACCES, -ETIMEDOUT,
+ *           -EPROTO no JSON came back.
  */
 int control_ask(const char *dir, const struct json_t *request, int timeout_sec,
 		struct json_t **ret);

@@ -72,11 +72,12 @@ static inline void base_unlockp(pthread_mutex_t **m)
 	__attribute__((cleanup(base_unlockp), unused))                         \
 	pthread_mutex_t *_scope_lock = (pthread_mutex_lock(m), (m))
 
-/* Too many open files, or no memory: what could not be begun is lost to
+/* Too many open files, no memory, no room: what could not be begun is lost to
  * nobody and can be tried again. */
 static inline bool base_is_shortage(int r)
 {
-	return r == -EMFILE || r == -ENFILE || r == -ENOMEM;
+	return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOSPC ||
+	       r == -EDQUOT;
 }
 
 /* errno of a sync that failed, as an error that is no shortage: bytes may be

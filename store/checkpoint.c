@@ -174,14 +174,15 @@ static int run_one(struct checkpoint *cp, bool clean)
 	/* What was committed up to here is covered; later commits arm again. */
 	disarm(cp);
 	r = index_pin(cfg->ix, take_batch, cp, &cp->next);
-	/* Nothing was taken, nothing is lost; but is LMDB still there? */
-	if (r < 0 && index_frozen(cfg->ix))
-		freeze(cp, r);
-	else if (base_is_shortage(r))
+	/* Is LMDB still there, and could the last commit be written? */
+	if (index_frozen(cfg->ix)) {
+		freeze(cp, r < 0 ? r : -EROFS);
+		release_batch(cp, false);
+		return cp->error;
+	}
+	if (base_is_shortage(r)) /* nothing was taken, nothing is lost */
 		put_off(cp, r);
-	if (r < 0)
-		return r;
-	return finish(cp, clean);
+	return r < 0 ? r : finish(cp, clean);
 }
 
 /* Any but the first: with what comes before and after, and if need be. */
@@ -344,10 +345,10 @@ int checkpoint_run(struct checkpoint *cp)
 
 void checkpoint_changed(struct checkpoint *cp)
 {
-	bool grown = index_grown(cp->cfg.ix);
+	bool due = index_grown(cp->cfg.ix) || index_frozen(cp->cfg.ix);
 
 	LOCK_SCOPE(&cp->lock);
-	if (grown)
+	if (due)
 		cp->due = true;
 	else if (!cp->armed)
 		arm_locked(cp, cp->cfg.interval_ms);

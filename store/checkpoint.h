@@ -15,10 +15,13 @@
  *
  * An error in 2 or 3 leaves both pins, freezes the index (read-only until the
  * next mount, which restores) and is kept as checkpoint_error(). But where a
- * file cannot be opened or memory is short (base_is_shortage()) nothing is
- * lost: the store goes on, what was pinned stays pinned, and 2 and 3 are done
- * again for it, each second, until they succeed. The pin is not taken anew, so
- * that the index grows no further than between any two checkpoints.
+ * file cannot be opened, memory is short or the temporary side file finds no
+ * room (base_is_shortage()) nothing is lost: the side file in force is still
+ * the one before, whole, and so is what it names. The store goes on, what was
+ * pinned stays pinned, and 2 and 3 are done again for it, each second, until
+ * they succeed. The pin is not taken anew, so that the index grows no further
+ * than between any two checkpoints. A sync of a pack, of the index or of the
+ * directory that fails is never one of these, whatever its error.
  *
  * Triggers: 5 s after the first uncheckpointed commit, growth of the index,
  * dirty pack bytes (checkpoint_due()), checkpoint_run() and close. One with

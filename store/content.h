@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bytes of a node, wherever they are: in memory, in a linear pack, or in
- * blocks.
+ * The bytes of a node, wherever they are: in the index, in a linear pack, or
+ * in blocks. None are kept in memory: there may be very many nodes.
  *
  * The caller has the node's lock: for reading, unless it says otherwise.
  */
@@ -17,6 +17,9 @@
  * -EIO, -EBADMSG: they are not there. */
 ssize_t content_read(struct tree *t, const struct node *nd, void *buf,
 		     size_t len, uint64_t off);
+
+/* Those in the index: are they what was written? -EBADMSG: they are not. */
+int content_check_inline(struct tree *t, const struct node *nd);
 
 /* Find out anew where the blocks are. The lock is held for writing. */
 int content_remap(struct tree *t, struct node *nd);

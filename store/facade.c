@@ -263,6 +263,17 @@ int store_file_open(struct store *st, uint64_t ino, int flags,
 	return file_open(&st->files, ino, file_flags(flags), ret);
 }
 
+/* Made, but not to be opened: no file that nobody asked for. */
+static void store_undo_create(struct store *st, const struct store_new *what,
+			      uint64_t ino)
+{
+	struct stat now;
+
+	if (store_lookup(st, what->parent, what->name, &now) == 0 &&
+	    now.st_ino == ino)
+		(void)store_unlink(st, what->parent, what->name);
+}
+
 int store_file_create(struct store *st, const struct store_new *what, int flags,
 		      struct stat *ret_attr, struct store_file **ret)
 {
@@ -275,8 +286,11 @@ int store_file_create(struct store *st, const struct store_new *what, int flags,
 		return r;
 	r = file_open(&st->files, attr.st_ino, file_flags(flags & ~O_TRUNC),
 		      ret);
-	if (r >= 0)
-		*ret_attr = attr;
+	if (r < 0) {
+		store_undo_create(st, what, attr.st_ino);
+		return r;
+	}
+	*ret_attr = attr;
 	return r;
 }
 
@@ -289,17 +303,24 @@ ssize_t store_read_begin(struct store_file *f, uint64_t off, size_t len,
 			 struct store_read *rd)
 {
 	struct fileio_read one;
-	int r = fileio_read_begin(f, off, len, &one);
+	int fd = -1, r = fileio_read_begin(f, off, len, &one);
 
 	if (r < 0)
 		return r;
+	if (one.pack) {
+		fd = pack_fd_get(one.pack);
+		if (fd < 0) {
+			fileio_read_end(&one);
+			return fd;
+		}
+	}
 	*rd = (struct store_read){ .n = one.len > 0 };
 	rd->piece[0].mem = one.mem;
 	rd->piece[0].len = one.len;
 	rd->held[0] = one.mem;
 	rd->held[1] = one.pack;
 	if (one.pack) {
-		rd->piece[0].fd = pack_fd(one.pack);
+		rd->piece[0].fd = fd;
 		rd->piece[0].pos = (off_t)one.pos;
 	}
 	return (ssize_t)one.len;
@@ -309,6 +330,8 @@ void store_read_end(struct store_read *rd)
 {
 	struct fileio_read one = { .mem = rd->held[0], .pack = rd->held[1] };
 
+	if (one.pack)
+		pack_fd_put(one.pack);
 	fileio_read_end(&one);
 	rd->held[0] = rd->held[1] = NULL;
 }

@@ -48,35 +48,6 @@ static int file_damaged(struct files *fs, const struct inode *in,
 	return -ENOENT;
 }
 
-/* The bytes of a small file, from the index into the node. */
-static int file_load_inline(struct files *fs, struct node *nd,
-			    const struct inode *in)
-{
-	cleanup_txn struct index_txn *txn = NULL;
-	cleanup_free uint8_t *buf = malloc(INDEX_VALUE_MAX);
-	struct record_key key = record_key_id(in->ino);
-	uint64_t sum;
-	ssize_t n;
-	int r = buf ? index_begin(fs->t->ix, false, &txn) : -ENOMEM;
-
-	if (r < 0)
-		return r;
-	n = index_get(txn, INDEX_INLINE, &key, buf, INDEX_VALUE_MAX);
-	if (n == -ENOENT || n == -EBADMSG ||
-	    (n >= 0 && (uint64_t)n != in->size + RECORD_INLINE_HEAD))
-		return -EBADMSG;
-	if (n < 0)
-		return (int)n;
-	r = record_u64_decode(buf, RECORD_INLINE_HEAD, &sum);
-	if (r < 0 || sum != digest_xxh3(buf + RECORD_INLINE_HEAD, in->size))
-		return -EBADMSG;
-	nd->inline_data = malloc(in->size ? in->size : 1);
-	if (!nd->inline_data)
-		return -ENOMEM;
-	memcpy(nd->inline_data, buf + RECORD_INLINE_HEAD, in->size);
-	return 0;
-}
-
 static int file_load_pack(struct files *fs, struct node *nd,
 			  const struct inode *in)
 {
@@ -121,8 +92,9 @@ static int file_load(struct files *fs, struct node *nd, const struct inode *in,
 		return -ENOENT;
 	nd->size = in->size;
 	nd->recipe = in->recipe;
-	if (in->data == INODE_DATA_INLINE)
-		r = file_load_inline(fs, nd, in);
+	nd->inlined = in->data == INODE_DATA_INLINE;
+	if (nd->inlined)
+		r = content_check_inline(fs->t, nd);
 	else if (in->data == INODE_DATA_PACK)
 		r = file_load_pack(fs, nd, in);
 	else if (in->data == INODE_DATA_RECIPE)

@@ -247,6 +247,20 @@ int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
 	return r;
 }
 
+static off_t fileio_seek_pack(struct pack *pk, off_t off, int whence)
+{
+	int fd = pack_fd_get(pk);
+	off_t r;
+
+	if (fd < 0)
+		return fd;
+	r = lseek(fd, off, whence);
+	if (r < 0)
+		r = -errno;
+	pack_fd_put(pk);
+	return r;
+}
+
 off_t fileio_seek(struct store_file *f, off_t off, int whence)
 {
 	struct node *nd = f->nd;
@@ -256,12 +270,10 @@ off_t fileio_seek(struct store_file *f, off_t off, int whence)
 	if (off < 0 || (uint64_t)off >= nd->size)
 		r = -ENXIO;
 	else if (nd->pack)
-		r = lseek(pack_fd(nd->pack), off, whence);
+		r = fileio_seek_pack(nd->pack, off, whence);
 	else if (whence == SEEK_HOLE)
 		r = (off_t)nd->size;
-	if (r == -1)
-		r = -errno;
-	else if (r > (off_t)nd->size)
+	if (r > (off_t)nd->size)
 		r = (off_t)nd->size;
 	pthread_rwlock_unlock(&nd->lock);
 	return r;

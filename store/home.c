@@ -42,15 +42,36 @@ static const long home_network_types[] = {
 	0x47504653, /* gpfs */
 };
 
+/*
+ * Whoever owns the directory may have put anything there, and whoever opens
+ * the store may be root: a name that is not a file of its own, but leads
+ * elsewhere or blocks (a symbolic link, a FIFO), is not opened.
+ * Returns: a descriptor, or -ELOOP or -EINVAL for such a name, ...
+ */
+static int home_open_file(int dir_fd, const char *name, int flags)
+{
+	cleanup_close int fd =
+		openat(dir_fd, name,
+		       flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+		       0600);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode))
+		return steal_fd(&fd);
+	return S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
+}
+
 /* The whole of a small text file. Returns its length. */
 static ssize_t home_read_text(int dir_fd, const char *name,
 			      char buf[static HOME_TEXT_MAX])
 {
-	cleanup_close int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+	cleanup_close int fd = home_open_file(dir_fd, name, O_RDONLY);
 	ssize_t n;
 
 	if (fd < 0)
-		return -errno;
+		return fd;
 	n = read(fd, buf, HOME_TEXT_MAX - 1);
 	if (n < 0)
 		return -errno;
@@ -177,10 +198,9 @@ static int home_take_lock(struct home *h, const char *path, char *why,
 	bool ending;
 	pid_t pid;
 
-	h->lock_fd =
-		openat(h->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	h->lock_fd = home_open_file(h->dir_fd, "lock", O_RDWR | O_CREAT);
 	if (h->lock_fd < 0) {
-		int r = -errno;
+		int r = h->lock_fd;
 
 		snprintf(why, why_size, "opening %s/lock: %s", path,
 			 strerror(-r));
@@ -234,14 +254,13 @@ static int home_write_lock(struct home *h, const char *state, const char *note)
 static int home_write_format(struct home *h)
 {
 	cleanup_close int fd =
-		openat(h->dir_fd, "format.tmp",
-		       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		home_open_file(h->dir_fd, "format.tmp", O_WRONLY | O_CREAT);
 	char text[HOME_TEXT_MAX];
 	uint64_t id[2] = { 0 };
 	int r;
 
 	if (fd < 0)
-		return -errno;
+		return fd;
 	if (getrandom(id, sizeof(id), 0) < 0)
 		return -errno;
 	snprintf(text, sizeof(text), "%s%d\nid %016" PRIx64 "%016" PRIx64 "\n",
@@ -260,8 +279,30 @@ static int home_open_dir(struct home *h, const char *name, int *ret)
 {
 	if (mkdirat(h->dir_fd, name, 0700) < 0 && errno != EEXIST)
 		return -errno;
-	*ret = openat(h->dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	*ret = openat(h->dir_fd, name,
+		      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return *ret < 0 ? -errno : 0;
+}
+
+/* LMDB opens its files by name and follows links, and makes one of them as
+ * large as it wants; a FIFO in place of any would block who opens it. */
+static int home_check_index(const struct home *h)
+{
+	static const char *const names[] = { "data.mdb", "lock.mdb", "ckpt",
+					     "ckpt.tmp" };
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (fstatat(h->index_fd, names[i], &st, AT_SYMLINK_NOFOLLOW) <
+		    0) {
+			if (errno != ENOENT)
+				return -errno;
+			continue;
+		}
+		if (!S_ISREG(st.st_mode))
+			return S_ISLNK(st.st_mode) ? -ELOOP : -EINVAL;
+	}
+	return 0;
 }
 
 /* The lock is held, the directory is ours or empty. */
@@ -275,6 +316,8 @@ static int home_fill(struct home *h, bool fresh, const char *note)
 		r = home_open_dir(h, "index", &h->index_fd);
 	if (r >= 0)
 		r = home_open_dir(h, "packs", &h->packs_fd);
+	if (r >= 0)
+		r = home_check_index(h);
 	if (r >= 0 && fsync(h->dir_fd) < 0)
 		r = -errno;
 	return r;
@@ -358,7 +401,7 @@ int home_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size)
 		r = home_check_format(fd, path, why, why_size);
 	if (r < 0)
 		return r;
-	lock = openat(fd, "lock", O_RDONLY | O_CLOEXEC);
+	lock = home_open_file(fd, "lock", O_RDONLY);
 	if (lock >= 0 && flock(lock, LOCK_SH | LOCK_NB) < 0 &&
 	    errno == EWOULDBLOCK)
 		*ret_pid = home_holder(fd, NULL);

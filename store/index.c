@@ -186,6 +186,8 @@ int index_commit(struct index_txn *txn)
 	r = env_commit(&ix->env, mdb, index_txn_bound(ix));
 	if (r == 0)
 		committed(ix, marks, pages);
+	else if (r == -EROFS) /* the file system has become so */
+		index_freeze(ix);
 	else if (index_frozen(ix))
 		notify_call(&ix->changed);
 	return r;
@@ -511,7 +513,8 @@ int index_stat(struct index *ix, struct index_stat *ret)
 
 void index_freeze(struct index *ix)
 {
-	atomic_store(&ix->frozen, true);
+	if (!atomic_exchange(&ix->frozen, true))
+		notify_call(&ix->changed);
 }
 
 bool index_frozen(const struct index *ix)

@@ -16,7 +16,7 @@
  *
  * Errors of all calls: -ENOENT no such key, -EEXIST, -EBADMSG a value does not
  * match its checksum or its size, -ENOSPC the map or the disk is full, -EROFS
- * the index was made read-only by index_freeze(), -EIO, -ENOMEM. After -ENOSPC,
+ * the index is frozen (index_freeze()), -EIO, -ENOMEM. After -ENOSPC,
  * -EIO or -ENOMEM in a write transaction its other calls, and its commit, fail
  * with the same.
  */
@@ -102,9 +102,10 @@ struct index_stat {
 int index_stat(struct index *ix, struct index_stat *ret);
 
 /*
- * All further write transactions get -EROFS. Never undone. The index freezes by
- * itself, and calls @changed, when a commit fails after which LMDB refuses
- * every transaction: reading is -EIO then.
+ * All further write transactions get -EROFS. Never undone; @changed is called.
+ * The index freezes by itself when a commit says that the file system has
+ * become read-only, and when one fails after which LMDB refuses every
+ * transaction: reading is -EIO then.
  */
 void index_freeze(struct index *ix);
 bool index_frozen(const struct index *ix);

@@ -30,28 +30,6 @@ static int list_read(void *arg, uint64_t off, void *buf, size_t len)
 	return (size_t)n == len ? 0 : -EIO;
 }
 
-static int list_open_inline(struct list_file *f, const struct inode *in)
-{
-	cleanup_txn struct index_txn *txn = NULL;
-	cleanup_free uint8_t *buf = malloc(INDEX_VALUE_MAX);
-	struct record_key key = record_key_id(in->ino);
-	ssize_t n;
-	int r = buf ? index_begin(f->t->ix, false, &txn) : -ENOMEM;
-
-	if (r < 0)
-		return r;
-	n = index_get(txn, INDEX_INLINE, &key, buf, INDEX_VALUE_MAX);
-	if (n < 0)
-		return (int)n;
-	if ((uint64_t)n != in->size + RECORD_INLINE_HEAD)
-		return -EBADMSG;
-	f->as.inline_data = malloc(in->size + 1);
-	if (!f->as.inline_data)
-		return -ENOMEM;
-	memcpy(f->as.inline_data, buf + RECORD_INLINE_HEAD, in->size);
-	return 0;
-}
-
 /* Ends with list_close(), whatever it returned. */
 static int list_open(struct tree *t, const struct inode *in,
 		     struct list_file *f)
@@ -64,7 +42,8 @@ static int list_open(struct tree *t, const struct inode *in,
 		return -EBUSY;
 	switch (in->data) {
 	case INODE_DATA_INLINE:
-		return list_open_inline(f, in);
+		f->as.inlined = true;
+		return content_check_inline(t, &f->as);
 	case INODE_DATA_PACK:
 		return pack_get_blocks(t->packs, in->pack, &f->as.pack);
 	case INODE_DATA_RECIPE:
@@ -80,7 +59,6 @@ static void list_close(struct list_file *f)
 	if (f->as.pack)
 		pack_put_blocks(f->as.pack);
 	recipe_map_free(f->as.map);
-	free(f->as.inline_data);
 }
 
 /* --- One entry ------------------------------------------------------------ */

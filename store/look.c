@@ -33,7 +33,7 @@ int store_look(const char *path, char *why, size_t why_size)
 
 	if (dir >= 0)
 		index = openat(dir, "index",
-			       O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+			       O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir >= 0 && index < 0 && errno == ENOENT)
 		return 0; /* a first mount that was cut off makes it */
 	if (index >= 0)

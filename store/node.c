@@ -218,6 +218,6 @@ void node_unload(struct node *nd)
 {
 	pack_put(steal_ptr(nd->pack));
 	recipe_map_free(steal_ptr(nd->map));
-	free(steal_ptr(nd->inline_data));
+	nd->inlined = false;
 	nd->loaded = false;
 }

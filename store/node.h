@@ -52,7 +52,7 @@ struct node {
 	struct pack *pack;	/* owned use, or NULL */
 	uint64_t recipe;	/* of @map */
 	struct recipe_map *map; /* owned, or NULL */
-	uint8_t *inline_data;	/* owned, @size bytes, or NULL */
+	bool inlined;		/* @size bytes, in the index */
 
 	/* private to node.c, guarded by the table's mutex */
 	struct nodes *nodes;

@@ -6,11 +6,14 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "store/fdcache.h"
+
 #define BUCKETS 4096
 
 /*
  * A pack is in the table while anything keeps it there: uses, one of the lists
- * below, or the freeing of its file. Its descriptor is open while it has uses.
+ * below, or the freeing of its file. Its descriptor may be open while it has
+ * uses.
  *
  *   changed   written to, or created, since the last pin
  *   sync      in the batch: changed before the last pin
@@ -22,7 +25,7 @@
 struct pack {
 	struct packs *ps; /* borrowed */
 	uint64_t id;
-	int fd;		     /* set before a use is handed out, else -1 */
+	struct fdslot slot;  /* shut without uses */
 	atomic_bool changed; /* changes under the lock, read without it */
 	atomic_uint_least64_t moved; /* generation of the last move away */
 
@@ -55,6 +58,7 @@ struct packs {
 	struct packs_config cfg;
 	atomic_uint_least64_t dirty_bytes;
 	atomic_uint_least64_t generation; /* moves so far */
+	struct fdcache fds;		  /* locked inside the lock */
 
 	pthread_mutex_t lock; /* guards the rest */
 	struct pack_slist by_id[BUCKETS];
@@ -73,6 +77,7 @@ int packs_open(const struct packs_config *cfg, struct packs **ret)
 	ps->cfg = *cfg;
 	if (!ps->cfg.io)
 		ps->cfg.io = &pack_io_real;
+	fdcache_init(&ps->fds, cfg->fds);
 	pthread_mutex_init(&ps->lock, NULL);
 	*ret = ps;
 	return 0;
@@ -81,17 +86,17 @@ int packs_open(const struct packs_config *cfg, struct packs **ret)
 void packs_close(struct packs *ps)
 {
 	struct pack *pk;
-	size_t i;
 
 	if (!ps)
 		return;
-	for (i = 0; i < BUCKETS; i++) {
+	for (size_t i = 0; i < BUCKETS; i++) {
 		while ((pk = SLIST_FIRST(&ps->by_id[i]))) {
 			SLIST_REMOVE_HEAD(&ps->by_id[i], by_id);
 			assert(!pk->uses);
 			free(pk);
 		}
 	}
+	fdcache_release(&ps->fds);
 	pthread_mutex_destroy(&ps->lock);
 	free(ps);
 }
@@ -124,7 +129,7 @@ static struct pack *obtain_locked(struct packs *ps, uint64_t id)
 		return NULL;
 	pk->ps = ps;
 	pk->id = id;
-	pk->fd = -1;
+	pk->slot = (struct fdslot)FDSLOT_INIT;
 	/* What moved away while nobody used it may have been looked up before. */
 	atomic_init(&pk->moved, atomic_load(&ps->generation));
 	SLIST_INSERT_HEAD(bucket_of(ps, id), pk, by_id);
@@ -146,19 +151,33 @@ static void settle_locked(struct pack *pk)
 		forget_locked(pk);
 }
 
+static int open_file(const void *arg)
+{
+	const struct pack *pk = arg;
+	const struct packs_config *cfg = &pk->ps->cfg;
+
+	return packio_open(cfg->io, cfg->dir_fd, pk->id);
+}
+
+static int pin_fd(struct pack *pk)
+{
+	const struct fdopener how = { open_file, pk };
+
+	return fdslot_pin(&pk->ps->fds, &pk->slot, &how);
+}
+
+/* The first use finds out whether there is such a file. */
 static int use_locked(struct pack *pk)
 {
-	const struct packs_config *cfg = &pk->ps->cfg;
 	int fd;
 
 	if (pk->freeing)
 		return -ENOENT;
-	/* While it is in use, others read it without the lock. */
 	if (!pk->uses) {
-		fd = packio_open(cfg->io, cfg->dir_fd, pk->id);
+		fd = pin_fd(pk);
 		if (fd < 0)
 			return fd;
-		pk->fd = fd;
+		fdslot_unpin(&pk->slot);
 	}
 	pk->uses++;
 	return 0;
@@ -214,7 +233,7 @@ int pack_create(struct packs *ps, uint64_t id, struct pack **ret)
 		return -ENOMEM;
 	}
 	assert(!pk->uses && !pk->fresh);
-	pk->fd = fd;
+	fdslot_fill(&ps->fds, &pk->slot, fd);
 	pk->uses = 1;
 	pk->fresh = true;
 	change_locked(pk);
@@ -269,11 +288,11 @@ void pack_put(struct pack *pk)
 		assert(pk->uses);
 		if (--pk->uses)
 			return;
-		fd = steal_fd(&pk->fd);
+		fd = fdslot_take(&pk->ps->fds, &pk->slot);
 		claimed = claim_locked(pk);
 		settle_locked(pk);
 	}
-	(void)close(fd);
+	base_closep(&fd);
 	if (claimed)
 		pack_free_file(pk);
 }
@@ -307,9 +326,16 @@ uint64_t pack_id(const struct pack *pk)
 	return pk->id;
 }
 
-int pack_fd(const struct pack *pk)
+int pack_fd_get(struct pack *pk)
 {
-	return pk->fd;
+	int fd = pin_fd(pk);
+
+	return fd == -ENOENT ? -EIO : fd;
+}
+
+void pack_fd_put(struct pack *pk)
+{
+	fdslot_unpin(&pk->slot);
 }
 
 bool pack_fresh(struct pack *pk)
@@ -440,10 +466,10 @@ struct packs_batch *packs_pin(struct packs *ps)
 
 static int start_writeback(const struct pack_io *io, int fd)
 {
-	int r = sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-
 	(void)io;
-	return r < 0 && errno != ENOSYS ? base_sync_error() : 0;
+	if (sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) == 0)
+		return 0;
+	return errno == ENOSYS ? 0 : base_sync_error();
 }
 
 static int finish_writeback(const struct pack_io *io, int fd)
@@ -456,7 +482,7 @@ static int batch_each(struct packs *ps, struct packs_batch *batch,
 		      int (*fn)(const struct pack_io *io, int fd))
 {
 	struct pack *pk;
-	int r;
+	int r, fd;
 
 	for (pk = SLIST_FIRST(&batch->sync); pk; pk = SLIST_NEXT(pk, by_sync)) {
 		{
@@ -467,7 +493,10 @@ static int batch_each(struct packs *ps, struct packs_batch *batch,
 			continue;
 		if (r < 0)
 			return r;
-		r = fn(ps->cfg.io, pk->fd);
+		fd = pack_fd_get(pk);
+		r = fd < 0 ? fd : fn(ps->cfg.io, fd);
+		if (fd >= 0)
+			pack_fd_put(pk);
 		pack_put(pk);
 		if (r < 0)
 			return r;
@@ -481,11 +510,9 @@ int packs_sync(struct packs *ps, struct packs_batch *batch)
 
 	if (r >= 0)
 		r = batch_each(ps, batch, finish_writeback);
-	if (r < 0)
-		return r;
-	if (batch->new_names && ps->cfg.io->fsync(ps->cfg.dir_fd) < 0)
-		return base_sync_error();
-	return 0;
+	if (r >= 0 && batch->new_names && ps->cfg.io->fsync(ps->cfg.dir_fd) < 0)
+		r = base_sync_error();
+	return r;
 }
 
 /* True if the caller is to free the pack's file. */

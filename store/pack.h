@@ -6,7 +6,7 @@
  * pack, holes are holes. struct packs knows every pack that is open, changed
  * since the last checkpoint, or waiting to be freed; others are just files.
  *
- *	pack_create() or pack_get()	a use: the descriptor is open
+ *	pack_create() or pack_get()	a use: the file is there
  *	pack_read/write/...		any number of threads
  *	pack_put()
  *
@@ -18,7 +18,7 @@
  * @credit.
  *
  * Threads: all calls, any number at once. One mutex guards the table; no I/O
- * happens under it but open().
+ * happens under it but open() and close().
  *
  * Errors: -ENOENT no such pack file, -ENOSPC, -EDQUOT, -EFBIG, -EIO, -EMFILE,
  * -ENOMEM.
@@ -45,6 +45,7 @@ struct pack;
 struct packs_config {
 	int dir_fd;
 	const struct pack_io *io; /* borrowed, NULL: the real calls */
+	unsigned fds;		  /* packs open at one time; 0: see fdcache.h */
 	uint64_t dirty_bytes;
 	struct notify due;
 	void (*credit)(void *arg, uint64_t bytes);
@@ -69,7 +70,13 @@ bool packs_busy(struct packs *ps, uint64_t id);
 bool packs_doomed(struct packs *ps, uint64_t id);
 
 uint64_t pack_id(const struct pack *pk);
-int pack_fd(const struct pack *pk); /* borrowed: valid while in use */
+
+/* Its descriptor, or a negative errno: files are opened and closed as they are
+ * wanted, so that many more can be in use than may be open. Borrowed, within
+ * a use, until pack_fd_put(), which comes soon. -EIO: the file was taken away
+ * while it was in use. */
+int pack_fd_get(struct pack *pk);
+void pack_fd_put(struct pack *pk);
 
 /* True while no checkpoint can have named the pack. An answer that is acted on
  * must be asked for under the index's write lock, as packs_pin() is called. */
@@ -108,6 +115,8 @@ int pack_clone(struct pack *from, struct pack *to, uint64_t len);
 /* copy_file_range(2) between packs; bytes copied, may be short. */
 ssize_t pack_copy_range(struct pack *from, uint64_t from_off, struct pack *to,
 			uint64_t to_off, uint64_t len);
+/* When its bytes were changed last, in ns since 1970, by the file system. */
+int pack_mtime(struct pack *pk, int64_t *ret_ns);
 int pack_stat(struct pack *pk, uint64_t *ret_size, uint64_t *ret_disk_bytes);
 
 /* The same of a pack's file, without a use. */

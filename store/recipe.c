@@ -194,6 +194,17 @@ static void *map_room(void *array, size_t n, size_t *size, size_t each)
 	return bigger;
 }
 
+/* The array, without room that is not used: maps are open by the thousand. */
+static void *map_trim(void *array, size_t n, size_t *size, size_t each)
+{
+	void *smaller = n ? reallocarray(array, n, each) : NULL;
+
+	if (!smaller)
+		return array;
+	*size = n;
+	return smaller;
+}
+
 /* The pack, with a use that the map holds. */
 static int map_pack(struct recipe_map *map, uint64_t id, struct pack **ret)
 {
@@ -284,6 +295,12 @@ static int map_fill(struct recipe_map *map, struct index *ix, uint64_t recipe)
 		r = recipe_each(txn, recipe, map_add_block, map);
 	if (r < 0)
 		return r;
+	map->packs = map_trim(map->packs, map->n_packs, &map->packs_size,
+			      sizeof(struct pack *));
+	map->extents = map_trim(map->extents, map->n_extents,
+				&map->extents_size, sizeof(*map->extents));
+	map->stamps = map_trim(map->stamps, map->n_stamps, &map->stamps_size,
+			       sizeof(*map->stamps));
 	return map->size == map->want ? 0 : -EBADMSG;
 }
 

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <syslog.h>
 
 #include "store/block.h"
@@ -127,6 +126,17 @@ static int stage_copy_map(struct files *fs, struct node *nd, struct pack *pk,
 	return 0;
 }
 
+static int stage_copy_inline(struct files *fs, struct node *nd, struct pack *pk,
+			     uint64_t len)
+{
+	cleanup_free uint8_t *buf = malloc(len + 1);
+	ssize_t n = buf ? content_read(fs->t, nd, buf, len, 0) : -ENOMEM;
+
+	if (n < 0)
+		return (int)n;
+	return (uint64_t)n == len ? pack_write(pk, buf, len, 0) : -EIO;
+}
+
 /* The first @len bytes of the file, wherever they are. */
 static int stage_copy_from(struct files *fs, struct node *nd, struct pack *pk,
 			   uint64_t len)
@@ -138,8 +148,8 @@ static int stage_copy_from(struct files *fs, struct node *nd, struct pack *pk,
 	r = pack_preallocate(pk, 0, len);
 	if (r >= 0 && nd->map)
 		r = stage_copy_map(fs, nd, pk, len);
-	else if (r >= 0 && nd->inline_data)
-		r = pack_write(pk, nd->inline_data, len, 0);
+	else if (r >= 0 && nd->inlined)
+		r = stage_copy_inline(fs, nd, pk, len);
 	return r;
 }
 
@@ -196,6 +206,8 @@ static int stage_copy(struct files *fs, struct node *nd, uint64_t keep)
 	if (r < 0)
 		return r;
 	r = pack_create(fs->t->packs, id, &pk);
+	if (r == -EROFS) /* no change can be made any more, of any kind */
+		index_freeze(fs->t->ix);
 	if (r < 0)
 		return r;
 	room_raise_part(fs->t->room, ROOM_DIRS, packs_dir_bytes(fs->t->packs));
@@ -294,14 +306,11 @@ int stage_truncate(struct files *fs, struct node *nd, uint64_t size)
 
 int stage_resume(struct node *nd, const struct inode *in)
 {
-	struct stat st;
 	int64_t changed_ns;
-	int r;
+	int r = pack_mtime(nd->pack, &changed_ns);
 
-	if (fstat(pack_fd(nd->pack), &st) < 0)
-		return -errno;
-	changed_ns = st.st_mtim.tv_sec * NSEC_PER_SEC + st.st_mtim.tv_nsec;
-	r = pack_stat(nd->pack, &nd->size, &nd->disk);
+	if (r >= 0)
+		r = pack_stat(nd->pack, &nd->size, &nd->disk);
 	if (r < 0)
 		return r;
 	nd->alloc_end = nd->size;
@@ -390,18 +399,11 @@ static void stage_keep_stuck(struct files *fs, struct node *nd, int error)
 	fs->closed(fs->closed_arg, nd->ino, nd->size);
 }
 
-/* The bytes are in the index now; those who have the file open read on, from
- * memory. Out of memory: they get -EIO until it is opened again. */
+/* The bytes are in the index now; those who have the file open read on there. */
 static void stage_leave_pack(struct node *nd)
 {
-	cleanup_free uint8_t *bytes = malloc(nd->size + 1);
-	bool whole = bytes && pack_read(nd->pack, bytes, nd->size, 0) ==
-				      (ssize_t)nd->size;
-
 	node_unload(nd);
-	if (!whole)
-		return;
-	nd->inline_data = steal_ptr(bytes);
+	nd->inlined = nd->size > 0;
 	nd->loaded = true;
 }
 

@@ -41,7 +41,8 @@ static inline void make_pack(uint64_t id, size_t len)
 		buf[i] = byte_at(i);
 	ck_assert_int_eq(pack_create(ps, id, &pk), 0);
 	ck_assert_int_eq(pack_write(pk, buf, len, 0), 0);
-	ck_assert_int_eq(fdatasync(pack_fd(pk)), 0);
+	ck_assert_int_eq(fdatasync(pack_fd_get(pk)), 0);
+	pack_fd_put(pk);
 	pack_put(pk);
 }
 

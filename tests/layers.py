@@ -18,7 +18,7 @@ LEVELS = (
     "store/record store/layout store/digest store/quota store/idset "
     "store/wheel store/idle",
     "store/mdbfile store/packio store/value store/section store/response "
-    "store/schema",
+    "store/schema store/fdcache",
     "store/audit store/side store/env store/ids store/ident",
     "store/index store/pack store/room store/home",
     "store/packdata store/holes store/block store/pieces store/survey "

@@ -154,11 +154,14 @@ static inline void note_due(void *arg)
 	atomic_fetch_add(&due, 1);
 }
 
+static unsigned most_fds; /* of open_packs(); 0: the default */
+
 static inline void open_packs(const struct pack_io *io)
 {
 	struct packs_config cfg = {
 		.dir_fd = dir_fd,
 		.io = io,
+		.fds = most_fds,
 		.dirty_bytes = 10000,
 		.due = { .fn = note_due },
 		.credit = note_credit,

@@ -5,9 +5,13 @@
 #include <errno.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -232,6 +236,111 @@ START_TEST(nobody_listening_is_told_apart)
 }
 END_TEST
 
+START_TEST(a_link_to_a_socket_is_not_followed)
+{
+	struct scratch other = scratch_new();
+	struct scratch link = scratch_at(&other, CONTROL_SOCKET);
+	struct scratch socket_path = scratch_at(&dir, CONTROL_SOCKET);
+	json_t *request = json_object(), *reply = NULL;
+
+	ck_assert_int_eq(symlink(socket_path.path, link.path), 0);
+	ck_assert_int_eq(control_ask(other.path, request, 5, &reply),
+			 -ECONNREFUSED);
+	ck_assert_int_eq(answered, 0);
+	json_decref(request);
+	scratch_remove(&other);
+}
+END_TEST
+
+/* A daemon of another user in the directory of this one's store. */
+START_TEST(a_stranger_who_listens_is_not_asked)
+{
+	struct scratch path = scratch_at(&dir, CONTROL_SOCKET);
+	json_t *request = json_object(), *reply = NULL;
+	int ready[2], status;
+	char c;
+	pid_t pid;
+
+	if (geteuid() != 0) /* only root can be two users */
+		return;
+	control_stop(server);
+	server = NULL;
+	ck_assert_int_eq(pipe(ready), 0);
+	ck_assert_int_eq(chmod(dir.path, 0777), 0);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		struct control *theirs;
+
+		if (setgid(65534) < 0 || setuid(65534) < 0 ||
+		    control_start(dir.path, echo, &dir, &theirs) < 0 ||
+		    write(ready[1], "x", 1) != 1)
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	close(ready[1]);
+	ck_assert_int_eq(read(ready[0], &c, 1), 1);
+	ck_assert_int_eq(control_ask(dir.path, request, 5, &reply),
+			 -EKEYREJECTED);
+	/* The same socket of the directory's owner. */
+	ck_assert_int_eq(chown(dir.path, 65534, 65534), 0);
+	ck_assert_int_eq(control_ask(dir.path, request, 5, &reply), 0);
+	json_decref(reply);
+	json_decref(request);
+	kill(pid, SIGKILL);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(chown(dir.path, 0, 0), 0);
+	ck_assert_int_eq(unlink(path.path), 0);
+	close(ready[0]);
+}
+END_TEST
+
+START_TEST(many_connections_at_once_do_no_harm)
+{
+	int fds[200];
+	unsigned connected = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+		fds[i] = socket(AF_UNIX,
+				SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		ck_assert_int_ge(fds[i], 0);
+		(void)snprintf(address.sun_path, sizeof(address.sun_path),
+			       "%.80s/" CONTROL_SOCKET, dir.path);
+		if (connect(fds[i], (struct sockaddr *)&address,
+			    sizeof(address)) == 0)
+			connected += send(fds[i], "{", 1, MSG_NOSIGNAL) == 1;
+	}
+	ck_assert_uint_ge(connected, 64); /* those that wait, too */
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	ask_and_check(dir.path);
+	ck_assert_int_eq(answered, 1);
+}
+END_TEST
+
+/* Asks for much and takes none of it: its thread is free again after a time,
+ * and the others are all along. */
+START_TEST(a_client_that_reads_nothing_does_not_hold_up_others)
+{
+	static char text[CONTROL_REQUEST_MAX - 64];
+	char request[CONTROL_REQUEST_MAX];
+	int small = 1, fd = raw_connection();
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	memset(text, 'x', sizeof(text) - 1);
+	(void)snprintf(request, sizeof(request), "{\"a\":\"%s\"}", text);
+	ck_assert_int_eq(send(fd, request, strlen(request), 0),
+			 strlen(request));
+	shutdown(fd, SHUT_WR);
+	ask_and_check(dir.path);
+	close(fd);
+	ask_and_check(dir.path);
+}
+END_TEST
+
 START_TEST(a_path_longer_than_an_address_will_do)
 {
 	struct scratch deep = dir;
@@ -282,6 +391,10 @@ int main(void)
 	tcase_add_test(tc, no_answer_is_an_error);
 	tcase_add_test(tc, a_socket_left_over_is_replaced);
 	tcase_add_test(tc, nobody_listening_is_told_apart);
+	tcase_add_test(tc, a_link_to_a_socket_is_not_followed);
+	tcase_add_test(tc, a_stranger_who_listens_is_not_asked);
+	tcase_add_test(tc, many_connections_at_once_do_no_harm);
+	tcase_add_test(tc, a_client_that_reads_nothing_does_not_hold_up_others);
 	tcase_add_test(tc, a_path_longer_than_an_address_will_do);
 	tcase_add_test(tc, a_directory_that_is_not_there_is_an_error);
 	suite_add_tcase(suite, tc);

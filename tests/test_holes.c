@@ -130,7 +130,8 @@ START_TEST(zeros_of_others_stay_zeros)
 	make_pack(1, 2 * BLOCK);
 	pk = got(1);
 	ck_assert_int_eq(pack_write(pk, zeros, sizeof(zeros), 0), 0);
-	ck_assert_int_eq(fdatasync(pack_fd(pk)), 0);
+	ck_assert_int_eq(fdatasync(pack_fd_get(pk)), 0);
+	pack_fd_put(pk);
 	pack_put(pk);
 	punched(1, sizeof(zeros), BLOCK - sizeof(zeros));
 	ck_assert_uint_eq(atomic_load(&credited), BLOCK);

@@ -25,7 +25,8 @@ START_TEST(descriptor_is_open_only_while_in_use)
 	struct pack *same = got(1);
 
 	ck_assert_ptr_eq(pk, same);
-	ck_assert_int_ge(pack_fd(pk), 0);
+	ck_assert_int_ge(pack_fd_get(pk), 0);
+	pack_fd_put(pk);
 	ck_assert_uint_eq(open_descriptors(), before + 1);
 	pack_ref(pk);
 	pack_put(pk);
@@ -33,6 +34,63 @@ START_TEST(descriptor_is_open_only_while_in_use)
 	assert_text(same, "x");
 	pack_put(same);
 	ck_assert_uint_eq(open_descriptors(), before);
+}
+END_TEST
+
+#define CROWDED 40
+#define FEW_FDS 3
+
+START_TEST(more_packs_are_in_use_than_may_be_open)
+{
+	unsigned before = open_descriptors();
+	struct pack *pk[CROWDED];
+
+	packs_close(ps);
+	most_fds = FEW_FDS;
+	open_packs(&faulty_io);
+	for (unsigned i = 0; i < CROWDED; i++)
+		pk[i] = created(i, "begin");
+	for (unsigned i = 0; i < CROWDED; i++)
+		ck_assert_int_eq(pack_write(pk[i], "N", 1, 2), 0);
+	checkpoint();
+	for (unsigned i = 0; i < CROWDED; i++) {
+		assert_text(pk[i], "beNin");
+		ck_assert_uint_gt(disk_of(pk[i]), 0);
+		ck_assert_uint_le(open_descriptors(), before + FEW_FDS);
+	}
+	for (unsigned i = 0; i < CROWDED; i++) {
+		pack_doom(ps, i);
+		pack_put(pk[i]);
+	}
+	ck_assert_uint_eq(open_descriptors(), before);
+	checkpoint();
+	for (unsigned i = 0; i < CROWDED; i++)
+		ck_assert(!exists(i));
+	most_fds = 0;
+}
+END_TEST
+
+/* It may not be told as a file that is not there, nor crash. */
+START_TEST(pack_that_somebody_removed_in_use_is_an_io_error)
+{
+	struct pack *pk, *others[FEW_FDS + 1];
+	char c;
+
+	packs_close(ps);
+	most_fds = FEW_FDS;
+	open_packs(&faulty_io);
+	pk = created(100, "x");
+	for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+		others[i] = created(i, "y");
+	for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+		assert_text(others[i], "y");
+	ck_assert_int_eq(unlinkat(dir_fd, packio_name(100).text, 0), 0);
+	ck_assert_int_eq(pack_read(pk, &c, 1, 0), -EIO);
+	ck_assert_int_eq(pack_write(pk, "z", 1, 0), -EIO);
+	pack_put(pk);
+	for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+		pack_put(others[i]);
+	most_fds = 0;
 }
 END_TEST
 
@@ -497,6 +555,8 @@ int main(void)
 	tc = pack_case(suite, "uses");
 	tcase_add_test(tc, packs_that_are_not_there_are_not_got);
 	tcase_add_test(tc, descriptor_is_open_only_while_in_use);
+	tcase_add_test(tc, more_packs_are_in_use_than_may_be_open);
+	tcase_add_test(tc, pack_that_somebody_removed_in_use_is_an_io_error);
 	tc = pack_case(suite, "freeing");
 	tcase_add_test(tc, fresh_pack_is_freed_at_once);
 	tcase_add_test(tc, fresh_pack_in_use_is_freed_at_the_last_put);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Checkpoints that run out of descriptors or memory before anything is lost:
- * the store goes on, and what was pinned is made safe later. And an index that
+ * Checkpoints that run out of descriptors, memory or room before anything is
+ * lost: the store goes on, and what was pinned is made safe later. And an index that
  * LMDB gave up: nothing goes on.
  */
 #include "store/checkpoint.h"
@@ -24,7 +24,8 @@ static struct kit kit;
 
 static atomic_int pack_error; /* of each open of a pack, until it is 0 */
 static atomic_int sync_error; /* of each sync of a pack */
-static atomic_int side_error; /* of making the temporary side file */
+static atomic_int side_error; /* of what is done to the temporary side file: */
+static atomic_int side_op;    /* an enum iotap_op */
 static atomic_int left;	      /* failures until it works again; < 0: no end */
 
 static bool fails(atomic_int *error)
@@ -49,10 +50,30 @@ static int failing_fdatasync(int fd)
 	return fails(&sync_error) ? -1 : pack_io_real.fdatasync(fd);
 }
 
+/* Putting it in place is an exchange, or a rename where there is none yet. */
+static bool is_side_op(const struct iotap_call *call)
+{
+	enum iotap_op op = call->op == IOTAP_EXCHANGE ? IOTAP_RENAME : call->op;
+
+	if (op != (enum iotap_op)side_op)
+		return false;
+	if (iotap_on_name(op))
+		return iotap_is(call->dir, "/index") &&
+		       strcmp(call->name, SIDE_TMP_NAME) == 0;
+	return iotap_is(call->fd, "/" SIDE_TMP_NAME);
+}
+
 static int fail_side(const struct iotap_call *call, enum iotap_phase phase)
 {
-	if (phase != IOTAP_BEFORE || call->op != IOTAP_CREATE ||
-	    !iotap_is(call->dir, "/index"))
+	if (phase != IOTAP_BEFORE || !is_side_op(call))
+		return 0;
+	return fails(&side_error) ? errno : 0;
+}
+
+static int fail_index_dir(const struct iotap_call *call, enum iotap_phase phase)
+{
+	if (phase != IOTAP_BEFORE || call->op != IOTAP_SYNC ||
+	    !iotap_is(call->fd, "/index"))
 		return 0;
 	return fails(&side_error) ? errno : 0;
 }
@@ -154,10 +175,22 @@ static struct checkpoint_stat stat_of(void)
 static const struct {
 	atomic_int *where;
 	int error;
+	enum iotap_op op; /* of side_error */
 } shortages[] = {
-	{ &pack_error, EMFILE }, { &pack_error, ENFILE },
-	{ &pack_error, ENOMEM }, { &side_error, EMFILE },
-	{ &side_error, ENFILE }, { &side_error, ENOMEM },
+	{ &pack_error, EMFILE, 0 },
+	{ &pack_error, ENFILE, 0 },
+	{ &pack_error, ENOMEM, 0 },
+	{ &side_error, EMFILE, IOTAP_CREATE },
+	{ &side_error, ENFILE, IOTAP_CREATE },
+	{ &side_error, ENOMEM, IOTAP_CREATE },
+	{ &side_error, ENOSPC, IOTAP_CREATE },
+	{ &side_error, EDQUOT, IOTAP_CREATE },
+	{ &side_error, ENOSPC, IOTAP_WRITE },
+	{ &side_error, EDQUOT, IOTAP_WRITE },
+	{ &side_error, ENOMEM, IOTAP_WRITE },
+	{ &side_error, ENOSPC, IOTAP_SYNC },
+	{ &side_error, EDQUOT, IOTAP_SYNC },
+	{ &side_error, ENOSPC, IOTAP_RENAME },
 };
 
 /* From here on there is a shortage, and work for a checkpoint, which may come
@@ -165,6 +198,7 @@ static const struct {
 static void run_short(int which)
 {
 	(void)unlinkat(kit.index_dir, SIDE_TMP_NAME, 0);
+	side_op = (int)shortages[which].op;
 	iotap_hook = fail_side;
 	*shortages[which].where = shortages[which].error;
 	kit_put(&kit, 1, "new");
@@ -317,6 +351,7 @@ START_TEST(start_without_descriptors_fails_and_changes_nothing)
 	kit_put(&kit, 1, "one");
 	ck_assert_int_eq(kit_close(&kit, true), 0);
 	(void)unlinkat(kit.index_dir, SIDE_TMP_NAME, 0);
+	side_op = IOTAP_CREATE;
 	iotap_hook = fail_side;
 	side_error = EMFILE;
 	ck_assert_int_eq(kit_open(&kit), -EMFILE);
@@ -330,12 +365,14 @@ END_TEST
 
 /* -- What is none --------------------------------------------------------- */
 
-START_TEST(sync_without_memory_freezes)
+static const int sync_errors[] = { ENOMEM, ENOSPC, EDQUOT };
+
+START_TEST(sync_without_memory_or_room_freezes)
 {
 	open_kit(LONG_MS);
 	(void)new_pack("bytes");
 	kit_put(&kit, 1, "names the pack");
-	sync_error = ENOMEM;
+	sync_error = sync_errors[_i];
 	ck_assert_int_eq(checkpoint_run(kit.cp), -EIO);
 	ck_assert_int_eq(checkpoint_error(kit.cp), -EIO);
 	ck_assert(index_frozen(kit.ix));
@@ -344,6 +381,24 @@ START_TEST(sync_without_memory_freezes)
 	ck_assert(told.frozen);
 	cut_and_reopen();
 	ck_assert_str_eq(kit_get(&kit, 1), "");
+}
+END_TEST
+
+/* The rename is done: which side file a power cut would leave, nobody knows. */
+START_TEST(sync_of_the_directory_without_room_freezes)
+{
+	open_kit(LONG_MS);
+	kit_put(&kit, 1, "old");
+	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
+	kit_put(&kit, 1, "new");
+	iotap_hook = fail_index_dir;
+	side_error = sync_errors[_i];
+	ck_assert_int_eq(checkpoint_run(kit.cp), -EIO);
+	ck_assert_int_eq(checkpoint_error(kit.cp), -EIO);
+	ck_assert(index_frozen(kit.ix));
+	ck_assert(told.frozen);
+	cut_and_reopen();
+	ck_assert_str_eq(kit_get(&kit, 1), "new"); /* either would be right */
 }
 END_TEST
 
@@ -370,6 +425,40 @@ static int commit_one(void)
 	ck_assert_int_eq(index_put(txn, INDEX_INODE, &key, "x", 1, false), 0);
 	return index_commit(txn);
 }
+
+static int fail_as_read_only(const struct iotap_call *call,
+			     enum iotap_phase phase)
+{
+	if (phase != IOTAP_BEFORE || call->op != IOTAP_WRITE ||
+	    !iotap_is(call->fd, "/" MDBFILE_NAME))
+		return 0;
+	return EROFS;
+}
+
+/* What is there is still good. */
+START_TEST(a_disk_that_becomes_read_only_freezes_and_is_told)
+{
+	struct index_txn *txn;
+
+	open_kit(LONG_MS);
+	kit_put(&kit, 5, "kept");
+	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
+	iotap_hook = fail_as_read_only;
+	ck_assert_int_eq(commit_one(), -EROFS);
+	ck_assert(index_frozen(kit.ix));
+	ck_assert_int_eq(index_begin(kit.ix, true, &txn), -EROFS);
+	for (int i = 0; i < 5000 && !told.calls; i++)
+		usleep(1000);
+	ck_assert_int_eq(told.calls, 1);
+	ck_assert(told.frozen);
+	ck_assert_int_eq(told.error, -EROFS);
+	ck_assert_int_eq(checkpoint_error(kit.cp), -EROFS);
+	ck_assert_str_eq(kit_get(&kit, 5), "kept");
+	cut_and_reopen();
+	ck_assert_str_eq(kit_get(&kit, 5), "kept");
+	kit_put(&kit, 1, "again");
+}
+END_TEST
 
 START_TEST(failed_meta_page_freezes_and_is_told)
 {
@@ -417,8 +506,12 @@ int main(void)
 	add_each(tc, clean_stop_gives_up_in_the_end);
 	tcase_add_test(tc, start_without_descriptors_fails_and_changes_nothing);
 	tc = kit_case(suite, "frozen", setup, teardown);
-	tcase_add_test(tc, sync_without_memory_freezes);
+	tcase_add_loop_test(tc, sync_without_memory_or_room_freezes, 0,
+			    (int)ARRAY_SIZE(sync_errors));
+	tcase_add_loop_test(tc, sync_of_the_directory_without_room_freezes, 0,
+			    (int)ARRAY_SIZE(sync_errors));
 	tcase_add_test(tc, failure_after_a_shortage_freezes);
+	tcase_add_test(tc, a_disk_that_becomes_read_only_freezes_and_is_told);
 	tcase_add_test(tc, failed_meta_page_freezes_and_is_told);
 	return kit_run_suite(suite);
 }

@@ -444,8 +444,9 @@ def test_rewrites(record):
 
 def test_kills(record):
     """The daemon is killed at any call, time and again; the next one goes on
-    from there."""
+    from there, before anything of it is on the disk."""
     rec = record(24 * MIB)
+    rec.store.expect("another one goes on")
     storm = Storm(rec.store.mnt, 2, fsync=False)
     calls = random.Random(1)
     rec.note()
