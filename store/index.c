@@ -65,6 +65,11 @@ struct index_txn {
 	int error;	  /* the first that LMDB cannot go on from */
 };
 
+const char *index_mark_name(enum index_id which)
+{
+	return id_marks[which].name;
+}
+
 int index_begin(struct index *ix, bool write, struct index_txn **ret)
 {
 	struct index_txn *txn;

@@ -135,6 +135,10 @@ bool index_frozen(const struct index *ix);
  */
 int index_new_id(struct index *ix, enum index_id which, uint64_t *ret);
 
+/* In table meta: u64, what the next index_open() begins with. For who fills an
+ * index that he closes again. */
+const char *index_mark_name(enum index_id which);
+
 /* Make ids available again in a transaction of its own, where they run low.
  * Called by each checkpoint; not inside a write transaction. */
 int index_top_up_ids(struct index *ix);
