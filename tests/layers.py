@@ -42,7 +42,7 @@ LEVELS = (
     "fs/session fs/request",
     "fs/serve",
     "fs/cmd",
-    "fs/pages",
+    "fs/pages fs/repair",
     "fs/cmd_*",
     "fs/main",
 )
@@ -56,7 +56,7 @@ LIBRARIES = (
     (r"xxhash\.h|openssl/.*", "store/digest.c"),
     (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/session.c fs/config.c"),
     (r"jansson\.h", "fs/control.* fs/report.* fs/listing.* fs/request.* "
-     "fs/pages.* fs/cmd*"),
+     "fs/pages.* fs/repair.* fs/cmd*"),
 )
 
 BANNED = r"\b(strcpy|strcat|sprintf|strncpy|strtok|atoi|gmtime|localtime)\s*\("
