@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "store/layout.h"
+#include "store/relink.h"
 #include "store/table.h"
 
 #define REGRAFT_BATCH 256 /* names in one transaction */
@@ -102,6 +103,8 @@ static int regraft_name(struct regraft *g, const char *name,
 		return 0;
 	if (dir && (it->up != g->from || it->cookie != de->cookie))
 		return 0; /* it is elsewhere */
+	if (dir)
+		it->up = 0; /* until it moves */
 	if (r >= 0) {
 		has = rework_find(g->rw, there.ino);
 		return dir && has && has->type == REGRAFT_TYPE_DIR
@@ -187,5 +190,7 @@ int regraft(struct rework *rw)
 			r = regraft_dir(&g);
 	}
 	survey_release(&g.queue);
+	rw->joined = true;
+	relink_reach(rw);
 	return r;
 }

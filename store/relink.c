@@ -190,7 +190,7 @@ static struct rework_ino *relink_climb(struct rework *rw, struct rework_ino *it)
 	return it;
 }
 
-static void relink_reach(struct rework *rw, struct rework_ino *it)
+static void relink_reach_one(struct rework *rw, struct rework_ino *it)
 {
 	const struct rework_ino *end = relink_climb(rw, it);
 	bool reached = end && (end->state & REWORK_REACHED);
@@ -200,6 +200,17 @@ static void relink_reach(struct rework *rw, struct rework_ino *it)
 		it->state |= reached ? REWORK_REACHED : REWORK_CUT_OFF;
 		it = it->up ? rework_find(rw, it->up) : NULL;
 	}
+}
+
+void relink_reach(struct rework *rw)
+{
+	const uint8_t marks = REWORK_REACHED | REWORK_CUT_OFF | REWORK_CLIMBED;
+
+	for (size_t i = 0; i < rw->n_inos; i++)
+		rw->inos[i].state &= (uint8_t)~marks;
+	for (size_t i = 0; i < rw->n_inos; i++)
+		if (rw->inos[i].type == RELINK_TYPE_DIR)
+			relink_reach_one(rw, &rw->inos[i]);
 }
 
 int relink_inodes(struct rework *rw)
@@ -217,9 +228,8 @@ int relink_inodes(struct rework *rw)
 	rework_sort(rw);
 	if (r >= 0)
 		r = rework_each(rw, INDEX_DIRENT, relink_up);
-	for (size_t i = 0; i < rw->n_inos && r >= 0; i++)
-		if (rw->inos[i].type == RELINK_TYPE_DIR)
-			relink_reach(rw, &rw->inos[i]);
+	if (r >= 0)
+		relink_reach(rw);
 	return r;
 }
 

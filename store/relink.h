@@ -20,6 +20,9 @@
 #include "store/rework.h"
 
 int relink_inodes(struct rework *rw);
+/* Which directories lead to a root? Known after relink_inodes(), and to be
+ * found out anew when some have moved. */
+void relink_reach(struct rework *rw);
 int relink_names(struct rework *rw);
 int relink_links(struct rework *rw);
 

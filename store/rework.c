@@ -122,7 +122,7 @@ struct rework_block *rework_block(const struct rework *rw, uint64_t id)
 bool rework_is_root(const struct rework *rw, uint64_t ino)
 {
 	return ino == RECORD_ROOT_INO ||
-	       (rw->other && ino == rw->other + RECORD_ROOT_INO);
+	       (rw->other && !rw->joined && ino == rw->other + RECORD_ROOT_INO);
 }
 
 bool rework_name(const struct record_key *key, uint64_t *ret_dir,

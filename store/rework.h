@@ -51,6 +51,7 @@ struct rework {
 	struct survey s;     /* told what is lost and what is made anew */
 	bool data;	     /* compare all bytes */
 	uint64_t other;	     /* 0: there is no second source */
+	bool joined;	     /* its tree is the first one's */
 	uint64_t most_bytes; /* that the new index may take */
 	struct index_txn *txn; /* of the step at work */
 

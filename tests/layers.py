@@ -29,8 +29,9 @@ LEVELS = (
     "store/compact",
     "store/content store/tree store/unit store/linger store/gc",
     "store/stage store/sweep store/rename store/datacheck store/list "
-    "store/relink store/regraft",
-    "store/file store/tidy store/check store/package store/recount",
+    "store/relink",
+    "store/file store/tidy store/check store/package store/recount "
+    "store/regraft",
     "store/fileio store/evict store/cut store/rebuild",
     "store/ingest",
     "store/store",
