@@ -404,6 +404,7 @@ int rebuild_run(struct rebuild *rb)
 {
 	struct rework rw = { .s = { .found = rb->said, .arg = rb->arg },
 			     .data = rb->data,
+			     .packs_fd = rb->packs_fd,
 			     .most_bytes = rb->most_bytes };
 	int r = rebuild_fill(rb, &rw);
 

@@ -154,6 +154,8 @@ static int recount_overlaps(struct rework *rw)
 
 /* --- Bytes of files ------------------------------------------------------ */
 
+static const char recount_no_block[] = "a block of it is missing or damaged";
+
 /* What the blocks of a run are in all; false: one is not there. */
 static bool recount_run(struct rework *rw, const struct run *run,
 			uint64_t *bytes)
@@ -186,7 +188,7 @@ static int recount_recipe(struct rework *rw, const struct inode *in,
 		for (size_t i = 0; i < count; i++) {
 			if (recount_run(rw, &runs[i], &bytes))
 				continue;
-			*ret_why = "a block of it is missing or damaged";
+			*ret_why = recount_no_block;
 			return 0;
 		}
 		next = ++n;
@@ -194,7 +196,7 @@ static int recount_recipe(struct rework *rw, const struct inode *in,
 	if (r < 0 && r != -EBADMSG)
 		return r;
 	if (r || !next || bytes != in->size)
-		*ret_why = "its recipe is damaged";
+		*ret_why = recount_no_block;
 	return 0;
 }
 
@@ -263,6 +265,58 @@ static int recount_compare(struct rework *rw, const struct inode *in,
 	return r;
 }
 
+/* --- A file whose recipe is lost, but not its bytes ----------------------- */
+
+static int recount_copy_pack(struct rework *rw, const struct inode *in,
+			     uint64_t to)
+{
+	const struct pack_io *io = &pack_io_real;
+	cleanup_close int from = packio_open(io, rw->packs_fd, in->pack);
+	cleanup_close int fd = -1;
+	int r = from;
+
+	if (r >= 0)
+		r = fd = packio_create(io, rw->packs_fd, to);
+	if (r >= 0)
+		r = packio_clone(io, from, fd, in->size);
+	if (r >= 0 && fdatasync(fd) < 0)
+		r = -errno;
+	if (r < 0 && fd >= 0)
+		(void)packio_free(io, rw->packs_fd, to);
+	return r < 0 ? r : 0;
+}
+
+/* It gets a pack to itself, for blocks of others may lie in its own: it is cut
+ * anew later. 1: it has one; 0: not all of its bytes are right, or there is no
+ * room for them. */
+static int recount_detach(struct rework *rw, const struct inode *in)
+{
+	struct inode as = *in;
+	bool good = false;
+	int r;
+
+	as.recipe = 0;
+	if (in->data != INODE_DATA_PACK || !(in->flags & INODE_SUMMED) ||
+	    index_disk_bytes(rw->t.ix) + rw->copied + in->size + MIB >
+		    rw->most_bytes)
+		return 0;
+	r = datacheck_file_bytes(&rw->t, &as, &good);
+	if (r < 0 || !good)
+		return r < 0 ? r : 0;
+	r = index_new_id(rw->t.ix, INDEX_ID_PACK, &as.pack);
+	if (r >= 0)
+		r = recount_copy_pack(rw, in, as.pack);
+	if (r < 0)
+		return r == -ENOSPC ? 0 : r;
+	rw->copied += in->size;
+	survey_found(&rw->s,
+		     "inode %" PRIu64 ": its recipe is damaged, its bytes are "
+		     "not: it reads pack %" PRIu64 " from now on",
+		     in->ino, as.pack);
+	r = table_inode_put(rw->txn, &as);
+	return r < 0 ? r : 1;
+}
+
 static int recount_contents(struct rework *rw, const struct inode *in,
 			    const char **ret_why)
 {
@@ -275,7 +329,13 @@ static int recount_contents(struct rework *rw, const struct inode *in,
 	if (in->data == INODE_DATA_INLINE)
 		return recount_inline(rw, in, ret_why);
 	r = recount_packed(rw, in, ret_why);
-	if (r >= 0 && !*ret_why)
+	if (r >= 0 && *ret_why == recount_no_block)
+		r = recount_detach(rw, in);
+	if (r > 0)
+		*ret_why = NULL;
+	if (r)
+		return r < 0 ? r : 0;
+	if (!*ret_why)
 		r = recount_compare(rw, in, ret_why);
 	if (r < 0 || *ret_why)
 		return r;

@@ -18,7 +18,7 @@ int rework_commit(struct rework *rw)
 {
 	int r = index_commit(steal_ptr(rw->txn));
 
-	if (r >= 0 && index_disk_bytes(rw->t.ix) > rw->most_bytes)
+	if (r >= 0 && index_disk_bytes(rw->t.ix) + rw->copied > rw->most_bytes)
 		r = -ENOSPC;
 	return r;
 }

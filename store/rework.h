@@ -52,7 +52,9 @@ struct rework {
 	bool data;	     /* compare all bytes */
 	uint64_t other;	     /* 0: there is no second source */
 	bool joined;	     /* its tree is the first one's */
-	uint64_t most_bytes; /* that the new index may take */
+	int packs_fd;	     /* borrowed */
+	uint64_t copied;     /* bytes that packs took meanwhile */
+	uint64_t most_bytes; /* that the new index and they may take */
 	struct index_txn *txn; /* of the step at work */
 
 	struct rework_ino *inos; /* owned; sorted */

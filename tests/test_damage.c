@@ -34,6 +34,8 @@ struct outcome {
 	struct store_repaired rd;
 	struct dk_findings left;
 	char text[400];
+	unsigned n_said;
+	char said[12][160]; /* by the repair, the first lines */
 };
 static struct outcome *out;
 
@@ -194,12 +196,19 @@ static bool takes(const char *path)
 	return r >= 0 && dk_has(path, 32) == 1;
 }
 
+static void note_said(void *arg, const char *text)
+{
+	(void)arg;
+	if (out->n_said < 12)
+		(void)snprintf(out->said[out->n_said++], sizeof(out->said[0]),
+			       "%s", text);
+}
+
 static void judge(void)
 {
 	struct store_repair how = { .data = true,
-				    .found = dk_found,
-				    .done = dk_found,
-				    .arg = &out->left };
+				    .found = note_said,
+				    .done = note_said };
 	struct store_config cfg = dk_config();
 	struct dk_findings f;
 
@@ -239,6 +248,8 @@ static void keep(unsigned n, const char *what)
 	       out->second.there, out->second.wrong, out->second.failed,
 	       out->last.there, out->last.wrong, out->last.failed,
 	       out->findings, out->repaired, out->left.n);
+	for (unsigned i = 0; i < out->n_said; i++)
+		printf("  %s\n", out->said[i]);
 	all.died++;
 }
 
