@@ -173,7 +173,7 @@ static void print_text(const struct sum *s, bool data)
 		printf("no bytes compared (--data)\n");
 	if (number(s->first, "forgotten_blocks"))
 		printf("%" PRIu64
-		       " blocks were found damaged before: nothing new shares them\n",
+		       " blocks were found damaged before: files with them are misses\n",
 		       number(s->first, "forgotten_blocks"));
 	printf("charged %s, on the disk %s\n",
 	       units_format_size(number(s->first, "charged_bytes"), a,

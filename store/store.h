@@ -360,7 +360,7 @@ struct store_checked {
 	uint64_t at;
 	/* Of the store; known by the call that begins at stage 0: */
 	uint64_t files, recipes, blocks, packs;
-	uint64_t forgotten; /* blocks that nothing new will share: damaged */
+	uint64_t forgotten; /* blocks that were found damaged, and are lost */
 	uint64_t charged, used;
 	uint64_t bytes_all; /* to be compared, about */
 };

@@ -30,6 +30,7 @@ LEVELS = (
     "store/content store/tree store/unit store/linger store/gc",
     "store/stage store/sweep store/rename store/datacheck store/list "
     "store/relink",
+    "store/damage",
     "store/file store/tidy store/check store/package store/recount "
     "store/regraft",
     "store/fileio store/evict store/cut store/rebuild",

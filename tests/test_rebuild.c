@@ -62,9 +62,8 @@ static void wrong_digests(void)
 	uint64_t id = block_of(made.wheel, 3);
 	struct block_rec bl = block(id);
 
-	begin();
-	ck_assert_int_eq(block_forget(txn, id, &bl), 0);
-	commit();
+	change(INDEX_DIGEST, record_key_pair(record_sha256_head(bl.sha256), id),
+	       NULL, 0);
 	change(INDEX_DIGEST, record_key_pair(7, id), "", 0);
 	change(INDEX_DIGEST, record_key_pair(8, 99999), "", 0);
 }
