@@ -54,6 +54,10 @@ static int blockcheck_inode(void *arg, const struct record_key *key,
 	if (!val || record_key_get(key, 0, &ino) < 0 ||
 	    record_inode_decode(ino, val, len, &in) < 0)
 		return 0; /* told with the names */
+	if (in.recipe && in.data != INODE_DATA_PACK &&
+	    in.data != INODE_DATA_RECIPE)
+		survey_found(bc->s, "inode %" PRIu64 ": it reads no recipe",
+			     ino);
 	if (in.recipe) {
 		r = survey_add(&bc->files, in.recipe, &it);
 		if (r >= 0)
@@ -521,6 +525,17 @@ static int blockcheck_pack(struct blockcheck *bc, uint32_t i, size_t *at)
 	return 0;
 }
 
+static int blockcheck_marks(struct blockcheck *bc)
+{
+	int r = survey_mark(bc->s, INDEX_ID_BLOCK, &bc->blocks);
+
+	if (r >= 0)
+		r = survey_mark(bc->s, INDEX_ID_PACK, &bc->packs);
+	if (r >= 0)
+		r = survey_mark(bc->s, INDEX_ID_PACK, &bc->linear);
+	return r < 0 ? r : survey_mark(bc->s, INDEX_ID_RECIPE, &bc->files);
+}
+
 /* The last step: the blocks are then no more in order of their ids. */
 static int blockcheck_packs(struct blockcheck *bc)
 {
@@ -552,6 +567,8 @@ static int blockcheck_all(struct blockcheck *bc)
 		r = survey_walk(s, INDEX_BLOCK, blockcheck_block, bc);
 	if (r >= 0)
 		r = survey_walk(s, INDEX_DIGEST, blockcheck_digest, bc);
+	if (r >= 0)
+		r = blockcheck_marks(bc);
 	if (r >= 0)
 		r = blockcheck_packs(bc);
 	return r;

@@ -324,6 +324,9 @@ static int recount_contents(struct rework *rw, const struct inode *in,
 
 	if (in->flags & INODE_BAD)
 		*ret_why = "it was found damaged before";
+	else if (in->recipe && in->data != INODE_DATA_PACK &&
+		 in->data != INODE_DATA_RECIPE)
+		*ret_why = "its record contradicts itself";
 	if (*ret_why || in->data == INODE_DATA_NONE)
 		return 0;
 	if (in->data == INODE_DATA_INLINE)

@@ -109,10 +109,10 @@ START_TEST(a_recipe_of_two_inodes_or_of_none_is_found)
 		   U(made.copy < made.small ? made.copy : made.small),
 		   U(made.copy < made.small ? made.small : made.copy)),
 	      LINE("recipe %ju: no inode has it", U(recipe)), NULL);
-	other.recipe = 8888;
+	other.recipe = 888;
 	fx_put_inode(&other);
 	finds(false,
-	      LINE("inode %ju: its recipe 8888 is not there", U(made.small)),
+	      LINE("inode %ju: its recipe 888 is not there", U(made.small)),
 	      LINE("recipe %ju: no inode has it", U(recipe)), NULL);
 }
 END_TEST
