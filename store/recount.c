@@ -104,15 +104,14 @@ static int recount_place(const void *a, const void *b)
 /* The blocks in the order of their places; owned by the caller. */
 static int recount_places(const struct rework *rw, struct rework_block ***ret)
 {
-	struct rework_block **v = calloc(rw->n_blocks + 1, sizeof(*v));
+	struct rework_block **v = calloc(rw->n_blocks + 1, sizeof(void *));
 
 	if (!v)
 		return -ENOMEM;
 	for (size_t i = 0; i < rw->n_blocks; i++)
 		v[i] = &rw->blocks[i];
 	if (rw->n_blocks)
-		qsort(v, rw->n_blocks, sizeof(struct rework_block *),
-		      recount_place);
+		qsort(v, rw->n_blocks, sizeof(void *), recount_place);
 	*ret = v;
 	return 0;
 }

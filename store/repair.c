@@ -234,7 +234,7 @@ int store_repair(const struct store_config *cfg, const struct store_repair *how,
 			     .ret = &none,
 			     .why = why,
 			     .why_size = why_size };
-	bool aside;
+	bool aside = false;
 	int r;
 
 	*why = '\0';

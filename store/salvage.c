@@ -396,7 +396,7 @@ static bool salvage_meta_at(int fd, uint64_t page_size, uint8_t *meta)
 static int salvage_meta(int dir_fd, int fd, uint64_t *ret_size, uint8_t **ret)
 {
 	cleanup_side struct side side = { .meta = NULL };
-	cleanup_free uint8_t *meta = malloc(2 * MDBFILE_PAGE_MAX);
+	cleanup_free uint8_t *meta = malloc((size_t)2 * MDBFILE_PAGE_MAX);
 
 	if (!meta)
 		return -ENOMEM;

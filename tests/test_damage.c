@@ -17,9 +17,12 @@
 #include "damagekit.h"
 #include "iotap.h"
 
-#define IMAGES                                                                 \
-	(getenv("PIPCACHEFS_LONG") ? 6000 : SLOW_BUILD ? 24 : DAMAGE_IMAGES)
-#define DAMAGE_IMAGES 300
+#ifdef __SANITIZE_ADDRESS__
+#define DAMAGE_IMAGES 60
+#else
+#define DAMAGE_IMAGES (SLOW_BUILD ? 24 : 240)
+#endif
+#define IMAGES (getenv("PIPCACHEFS_LONG") ? 6000 : DAMAGE_IMAGES)
 #define WATCHDOG_SEC 300 /* far more than an image takes anywhere */
 #define PLACES_MAX 6	 /* damaged in one image */
 
