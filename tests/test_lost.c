@@ -231,6 +231,7 @@ int main(void)
 	Suite *suite = suite_create("lost");
 	TCase *tc = kit_case(suite, "lost", set_up, teardown);
 
+	scratch_in_memory();
 	tcase_add_test(tc, a_file_with_it_is_a_miss_and_told_with_the_place);
 	tcase_add_test(tc, it_is_told_once_and_costs_all_files_with_it);
 	tcase_add_test(tc, it_stays_lost);

@@ -399,6 +399,7 @@ int main(void)
 	Suite *suite = suite_create("rebuild");
 	TCase *tc = kit_case(suite, "rebuild", setup, teardown);
 
+	scratch_in_memory();
 	tcase_add_test(tc, a_sound_store_stays_as_it_is);
 	tcase_add_loop_test(tc, what_is_found_is_repaired, 0,
 			    sizeof(cases) / sizeof(cases[0]));

@@ -173,6 +173,7 @@ int main(void)
 	Suite *suite = suite_create("salvage");
 	TCase *tc = kit_case(suite, "salvage", setup, teardown);
 
+	scratch_in_memory();
 	tcase_add_test(tc, any_page_may_be_damaged);
 	tcase_add_test(tc, without_a_side_file_the_meta_pages_do);
 	tcase_add_test(tc, with_a_side_file_no_meta_page_is_needed);
