@@ -65,6 +65,21 @@ static int damage_commit(struct tree *t, uint64_t id,
 	return 1;
 }
 
+/* With a use of its pack, so that whoever comes to it meanwhile is told too. */
+static int damage_take(struct tree *t, uint64_t id,
+		       const struct block_rec *seen)
+{
+	struct pack *pk = NULL;
+	int r = pack_get_blocks(t->packs, seen->pack, &pk);
+
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = damage_commit(t, id, seen);
+	if (pk)
+		pack_put_blocks(pk);
+	return r;
+}
+
 int damage_block(const struct damage *dm, uint64_t id)
 {
 	const char *why = NULL;
@@ -79,7 +94,7 @@ int damage_block(const struct damage *dm, uint64_t id)
 		r = 1;
 	}
 	if (r > 0)
-		r = damage_commit(dm->t, id, &bl);
+		r = damage_take(dm->t, id, &bl);
 	if (r > 0)
 		dm->report(dm->report_arg, LOG_ERR,
 			   block_lost_text(id, bl.pack, bl.offset, bl.length,
