@@ -262,9 +262,10 @@ static void tally(unsigned n, int status, bool index)
 
 	all.images++;
 	all.index += index;
-	if (WIFSIGNALED(status)) {
-		keep(n, WTERMSIG(status) == SIGALRM ? "it does not end"
-						    : "it died");
+	if (status != 0) {
+		keep(n, WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM
+				? "it does not end"
+				: "it died");
 		return;
 	}
 	for (unsigned i = 0; i < 3; i++)
