@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "fs/cmd.h"
+#include "fs/repair.h"
 #include "fs/request.h"
 #include "fs/units.h"
 
@@ -16,12 +17,14 @@
 
 struct args {
 	const char *path;
-	bool data, json;
+	bool data, repair, json;
 };
 
 static const struct argp_option options[] = {
 	{ "data", 'd', NULL, 0, "also read all bytes and compare checksums",
 	  0 },
+	{ "repair", 'r', NULL, 0,
+	  "of a store that is not mounted: mend what is wrong", 0 },
 	{ "json", 'j', NULL, 0, "one JSON object, with stable keys", 0 },
 	CMD_HELP_OPTION,
 	{ 0 },
@@ -34,6 +37,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'd':
 		a->data = true;
+		return 0;
+	case 'r':
+		a->repair = true;
 		return 0;
 	case 'j':
 		a->json = true;
@@ -50,7 +56,9 @@ static const struct argp argp = {
 	.doc = "Find out whether a store is what it should be.\v"
 	       "Names, link counts, blocks and their references are compared with each other, and "
 	       "what is charged with what is on the disk; a mounted store works on meanwhile. "
-	       "Nothing is repaired. Exit status: 0 all is well, 1 something is wrong or could "
+	       "Nothing is changed. With --repair the store must not be mounted: a new index is built of "
+	       "all that is sound in it, and in one that was set aside as index.bad; what is not "
+	       "sound is lost, and told. Exit status: 0 all is well, 1 something is wrong or could "
 	       "not be checked, 2 wrong usage.",
 };
 
@@ -165,7 +173,7 @@ static void print_text(const struct sum *s, bool data)
 		printf("no bytes compared (--data)\n");
 	if (number(s->first, "forgotten_blocks"))
 		printf("%" PRIu64
-		       " blocks were found damaged before: nothing new shares them\n",
+		       " blocks were found damaged before: files with them are misses\n",
 		       number(s->first, "forgotten_blocks"));
 	printf("charged %s, on the disk %s\n",
 	       units_format_size(number(s->first, "charged_bytes"), a,
@@ -177,8 +185,7 @@ static void print_text(const struct sum *s, bool data)
 	}
 	printf("%" PRIu64 " findings\n"
 	       "A file whose bytes are wrong is dropped when it is first opened after a mount;\n"
-	       "pip then fetches it again. Nothing else mends itself: to begin anew, unmount the\n"
-	       "store, delete its directory and mount it again.\n",
+	       "pip then fetches it again. For the rest unmount the store and run check --repair.\n",
 	       s->found);
 }
 
@@ -218,6 +225,10 @@ int cmd_check(int argc, char **argv)
 		return r;
 	}
 	r = cmd_find(a.path, &target);
+	if (a.repair) {
+		json_decref(s.findings);
+		return r == CMD_OK ? repair_store(&target, a.data, a.json) : r;
+	}
 	if (r == CMD_OK)
 		r = check(&target, &a, &s);
 	clear_progress(&s);

@@ -29,7 +29,7 @@ static const struct command {
 	  "what is cached, by project and version" },
 	{ "du", cmd_du, "MOUNTPOINT|STORE [PACKAGE[==VERSION] ...] [--json]",
 	  "what removing a package would bring back" },
-	{ "check", cmd_check, "MOUNTPOINT|STORE [--data] [--json]",
+	{ "check", cmd_check, "MOUNTPOINT|STORE [--data] [--repair] [--json]",
 	  "whether all in the store is as it should be" },
 	{ "upgrade", cmd_upgrade, "MOUNTPOINT|STORE",
 	  "let this program go on with a mount, under running builds" },

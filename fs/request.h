@@ -26,7 +26,7 @@
  * (a store that is not mounted needs none, and does all at once) the reply says
  * where to go on, until "done". What was found in the step is counted, and
  * REQUEST_FINDINGS_MAX of it are told. The first step has besides "files",
- * "recipes", "blocks", "forgotten_blocks" (damaged; nothing new shares them),
+ * "recipes", "blocks", "forgotten_blocks" (found damaged, and lost),
  * "packs", "charged_bytes", "used_bytes" and "bytes_total" (to be compared).
  *
  * Threads: any number at once.

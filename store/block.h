@@ -29,9 +29,29 @@ int block_add(struct index_txn *txn, uint64_t id, const struct block_rec *bl);
 int block_put(struct index_txn *txn, uint64_t id, const struct block_rec *bl);
 /* Its record and its digest. */
 int block_del(struct index_txn *txn, uint64_t id, const struct block_rec *bl);
-/* The digest alone: nothing new shall share a block that is damaged. */
-int block_forget(struct index_txn *txn, uint64_t id,
-		 const struct block_rec *bl);
+
+/*
+ * A block whose bytes are damaged is lost: it has no place any more (@pack 0),
+ * what they took of its pack is dead, and files with it are misses. Nothing new
+ * refers to it; but when the same bytes come again it gets a place, and all is
+ * well with what still refers to it.
+ *
+ * block_lose(): returns 1 as block_pack_add().
+ * block_heal(): a lost block with the identity of @bl gets its place, and a
+ * reference more. -ENOENT: there is none. Ask block_any_lost() before.
+ */
+int block_lose(struct index_txn *txn, uint64_t id, const struct block_rec *bl);
+int block_any_lost(struct index_txn *txn); /* 1 if there may be some, 0 */
+int block_heal(struct index_txn *txn, const struct block_rec *bl,
+	       uint64_t *ret_id);
+
+/* What is told of a block that is lost: "block 7 (5000 bytes of packs/... at
+ * 4711) is damaged: they WHY; ...". */
+struct block_text {
+	char text[240];
+};
+struct block_text block_lost_text(uint64_t id, uint64_t pack, uint64_t off,
+				  uint64_t len, const char *why);
 
 int block_pack_get(struct index_txn *txn, uint64_t pack, struct pack_rec *ret);
 int block_pack_put(struct index_txn *txn, uint64_t pack,

@@ -23,8 +23,6 @@ struct blockcheck {
 				  /* place in @packs */
 	bool building;		  /* a recipe is */
 	uint64_t lost;		  /* chunks that cannot be read */
-	uint64_t digests;	  /* that lead to a block */
-	uint64_t readable;	  /* blocks */
 	struct {
 		uint64_t id; /* 0: none */
 		uint64_t bytes;
@@ -56,6 +54,10 @@ static int blockcheck_inode(void *arg, const struct record_key *key,
 	if (!val || record_key_get(key, 0, &ino) < 0 ||
 	    record_inode_decode(ino, val, len, &in) < 0)
 		return 0; /* told with the names */
+	if (in.recipe && in.data != INODE_DATA_PACK &&
+	    in.data != INODE_DATA_RECIPE)
+		survey_found(bc->s, "inode %" PRIu64 ": it reads no recipe",
+			     ino);
 	if (in.recipe) {
 		r = survey_add(&bc->files, in.recipe, &it);
 		if (r >= 0)
@@ -165,7 +167,11 @@ static int blockcheck_add_block(void *arg, const struct record_key *key,
 			     id);
 		return 0;
 	}
-	bc->readable++;
+	if (!bl.pack) { /* lost: it was told when it was found damaged */
+		it->other = BLOCKCHECK_NO_PACK;
+		bc->res.forgotten++;
+		return 0;
+	}
 	bc->res.bytes += bl.length;
 	pack = survey_find(&bc->packs, bl.pack);
 	it->other = pack ? (uint32_t)(pack - bc->packs.v) : BLOCKCHECK_NO_PACK;
@@ -335,6 +341,20 @@ static int blockcheck_recipes(struct blockcheck *bc)
 
 /* --- Blocks ------------------------------------------------------------ */
 
+static int blockcheck_has_digest(struct blockcheck *bc, uint64_t id,
+				 const struct block_rec *bl)
+{
+	struct record_key key =
+		record_key_pair(record_sha256_head(bl->sha256), id);
+	uint8_t none[1];
+	ssize_t n =
+		index_get(bc->s->txn, INDEX_DIGEST, &key, none, sizeof(none));
+
+	if (n < 0 && n != -ENOENT && n != -EBADMSG)
+		return (int)n;
+	return n != -ENOENT; /* a damaged one is told with the digests */
+}
+
 static int blockcheck_block(void *arg, const struct record_key *key,
 			    const uint8_t *val, size_t len)
 {
@@ -342,12 +362,19 @@ static int blockcheck_block(void *arg, const struct record_key *key,
 	const struct survey_item *it;
 	struct block_rec bl;
 	uint64_t id;
+	int r;
 
 	if (!val || record_key_get(key, 0, &id) < 0 ||
 	    record_block_decode(val, len, &bl) < 0)
 		return 0; /* told already */
 	it = survey_find(&bc->blocks, id);
 	/* What cannot be read may refer to it. */
+	r = blockcheck_has_digest(bc, id, &bl);
+	if (r < 0)
+		return r;
+	if (!r)
+		survey_found(bc->s, "block %" PRIu64 ": no digest leads to it",
+			     id);
 	if (it && it->count != bl.refs && !(bc->lost && it->count < bl.refs))
 		survey_found(bc->s,
 			     "block %" PRIu64 ": %u references, %u in recipes",
@@ -382,8 +409,6 @@ static int blockcheck_digest(void *arg, const struct record_key *key,
 			     "digest %016" PRIx64 ": block %" PRIu64
 			     ", to which it leads, %s",
 			     head, id, r < 0 ? "is not there" : "has another");
-	else
-		bc->digests++;
 	return 0;
 }
 
@@ -500,6 +525,17 @@ static int blockcheck_pack(struct blockcheck *bc, uint32_t i, size_t *at)
 	return 0;
 }
 
+static int blockcheck_marks(struct blockcheck *bc)
+{
+	int r = survey_mark(bc->s, INDEX_ID_BLOCK, &bc->blocks);
+
+	if (r >= 0)
+		r = survey_mark(bc->s, INDEX_ID_PACK, &bc->packs);
+	if (r >= 0)
+		r = survey_mark(bc->s, INDEX_ID_PACK, &bc->linear);
+	return r < 0 ? r : survey_mark(bc->s, INDEX_ID_RECIPE, &bc->files);
+}
+
 /* The last step: the blocks are then no more in order of their ids. */
 static int blockcheck_packs(struct blockcheck *bc)
 {
@@ -532,6 +568,8 @@ static int blockcheck_all(struct blockcheck *bc)
 	if (r >= 0)
 		r = survey_walk(s, INDEX_DIGEST, blockcheck_digest, bc);
 	if (r >= 0)
+		r = blockcheck_marks(bc);
+	if (r >= 0)
 		r = blockcheck_packs(bc);
 	return r;
 }
@@ -549,7 +587,5 @@ int blockcheck_run(struct survey *s, struct blockcheck_result *ret)
 	if (r < 0)
 		return r;
 	*ret = bc.res;
-	ret->forgotten =
-		bc.readable > bc.digests ? bc.readable - bc.digests : 0;
 	return 0;
 }

@@ -4,7 +4,7 @@
  *  - a recipe is one inode's, or waits; its blocks are there, and together as
  *    long as the inode;
  *  - a block is referred to as often as it occurs in recipes;
- *  - digests lead to their blocks;
+ *  - digests lead to their blocks, and one to each;
  *  - the blocks of a pack do not overlap, are within it and are what it counts
  *    as live; its owner reads it linearly, and nobody else.
  *
@@ -19,10 +19,10 @@
 struct blockcheck_result {
 	uint64_t recipes;
 	uint64_t blocks;
-	uint64_t forgotten; /* of those, without a digest: nothing new will */
-			    /* share them, for they were found damaged */
-	uint64_t packs;	    /* with blocks */
-	uint64_t bytes;	    /* of blocks */
+	uint64_t
+		forgotten; /* of those, that are lost: found damaged (block.h) */
+	uint64_t packs;	   /* with blocks */
+	uint64_t bytes;	   /* of blocks */
 };
 
 /* In the survey's snapshot. 0, or an error that ended it. */

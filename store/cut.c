@@ -9,6 +9,7 @@
 
 #include "store/block.h"
 #include "store/content.h"
+#include "store/damage.h"
 #include "store/draft.h"
 #include "store/pieces.h"
 #include "store/recipe.h"
@@ -261,15 +262,15 @@ static int cut_build(struct cut *ct)
 
 /* --- Reading back ------------------------------------------------------- */
 
-/* The piece that @off is in is not what its block says: nothing new is to
- * share that block. */
-static void cut_forget_block(struct cut *ct, uint64_t off)
+/* The piece that @off is in is not what its block says: it is looked at. */
+static void cut_suspect_block(struct cut *ct, uint64_t off)
 {
-	cleanup_edit struct edit e = EDIT_INIT;
-	struct block_rec bl;
+	struct files *fs = ct->c->fs;
+	const struct damage dm = { .t = ct->t,
+				   .report = fs->report,
+				   .report_arg = fs->report_arg };
 	char text[160];
 	size_t i = 0;
-	int r;
 
 	for (; i + 1 < ct->p.n && off >= ct->p.v[i].len; i++)
 		off -= ct->p.v[i].len;
@@ -277,17 +278,9 @@ static void cut_forget_block(struct cut *ct, uint64_t off)
 		 "inode %" PRIu64 " reads back wrong in blocks (block %" PRIu64
 		 "): it stays whole",
 		 ct->nd->ino, ct->p.v[i].known);
-	ct->c->fs->report(ct->c->fs->report_arg, LOG_ERR, text);
-	if (!ct->p.v[i].known)
-		return;
-	atomic_fetch_add(&ct->t->bad_blocks, 1);
-	r = edit_begin(ct->t, QUOTA_SYSTEM, &e);
-	if (r >= 0)
-		r = block_get(e.txn, ct->p.v[i].known, &bl);
-	if (r >= 0)
-		r = block_forget(e.txn, ct->p.v[i].known, &bl);
-	if (r >= 0)
-		(void)edit_commit(&e);
+	fs->report(fs->report_arg, LOG_ERR, text);
+	if (ct->p.v[i].known)
+		(void)damage_block(&dm, ct->p.v[i].known);
 }
 
 static size_t cut_differ(const uint8_t *a, const uint8_t *b, size_t len)
@@ -320,8 +313,8 @@ static int cut_compare(struct cut *ct)
 		/* What is written meanwhile differs of course. */
 		r = cut_goes_on(ct) ? -EBADMSG : -ECANCELED;
 		if (r == -EBADMSG)
-			cut_forget_block(ct,
-					 off + cut_differ(was, is, (size_t)n));
+			cut_suspect_block(ct,
+					  off + cut_differ(was, is, (size_t)n));
 	}
 	if (r >= 0)
 		ct->map = steal_ptr(as.map);

@@ -160,8 +160,7 @@ static int datacheck_look_pack(struct datacheck *dc, const struct inode *in,
 	return 1;
 }
 
-static int datacheck_sum(struct datacheck *dc, const struct inode *in,
-			 uint64_t *ret)
+static int datacheck_sum(struct tree *t, const struct inode *in, uint64_t *ret)
 {
 	struct node as = { .ino = in->ino,
 			   .size = in->size,
@@ -169,15 +168,26 @@ static int datacheck_sum(struct datacheck *dc, const struct inode *in,
 	int r;
 
 	if (in->data == INODE_DATA_RECIPE)
-		r = content_remap(dc->t, &as);
+		r = content_remap(t, &as);
 	else
-		r = pack_get_blocks(dc->t->packs, in->pack, &as.pack);
+		r = pack_get_blocks(t->packs, in->pack, &as.pack);
 	if (r >= 0)
-		r = content_sum(dc->t, &as, ret);
+		r = content_sum(t, &as, ret);
 	if (as.pack)
 		pack_put_blocks(as.pack);
 	recipe_map_free(as.map);
 	return r;
+}
+
+int datacheck_file_bytes(struct tree *t, const struct inode *in, bool *ret_good)
+{
+	uint64_t sum = 0;
+	int r = datacheck_sum(t, in, &sum);
+
+	if (r < 0 && !datacheck_is_finding(r))
+		return r;
+	*ret_good = r >= 0 && sum == in->xxh3;
+	return !*ret_good;
 }
 
 /* All bytes of the file. 1: @why says what is wrong. */
@@ -185,7 +195,7 @@ static int datacheck_look_bytes(struct datacheck *dc, const struct inode *in,
 				struct datacheck_why *why)
 {
 	uint64_t sum = 0;
-	int r = datacheck_sum(dc, in, &sum);
+	int r = datacheck_sum(dc->t, in, &sum);
 
 	if (r < 0 && !datacheck_is_finding(r))
 		return r;
@@ -345,18 +355,15 @@ static int datacheck_block_rec(struct datacheck *dc, uint64_t id,
 	return r < 0 ? r : block_get(txn, id, ret);
 }
 
-/* 1: @why says what is wrong with it. */
-static int datacheck_look_block(struct datacheck *dc,
-				const struct block_rec *bl,
-				const char **ret_why)
+int datacheck_block_bytes(struct tree *t, const struct block_rec *bl,
+			  const char **ret_why)
 {
 	uint8_t sha256[RECORD_SHA256_SIZE];
 	uint64_t xxh3 = 0;
-	int r = pieces_digest_block(dc->t->packs, bl, NULL, NULL, sha256,
-				    &xxh3);
+	int r = pieces_digest_block(t->packs, bl, NULL, NULL, sha256, &xxh3);
 
-	if (r == -ENOENT) /* told with the packs */
-		return 0;
+	if (r == -ENOENT)
+		return r;
 	if (r < 0 && !datacheck_is_finding(r))
 		return r;
 	if (r == -EBADMSG)
@@ -367,9 +374,19 @@ static int datacheck_look_block(struct datacheck *dc,
 		*ret_why = "do not match their XXH3";
 	else if (memcmp(sha256, bl->sha256, sizeof(sha256)) != 0)
 		*ret_why = "do not match their SHA-256";
-	else
-		dc->bytes += bl->length;
 	return *ret_why != NULL;
+}
+
+/* 1: @why says what is wrong with it. */
+static int datacheck_look_block(struct datacheck *dc,
+				const struct block_rec *bl,
+				const char **ret_why)
+{
+	int r = datacheck_block_bytes(dc->t, bl, ret_why);
+
+	if (r == 0)
+		dc->bytes += bl->length;
+	return r == -ENOENT ? 0 : r; /* told with the packs */
 }
 
 static int datacheck_block(struct datacheck *dc, uint64_t id)

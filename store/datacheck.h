@@ -47,6 +47,13 @@ int datacheck_blocks(struct datacheck *dc, uint64_t *at);
 int datacheck_strays(struct datacheck *dc, int packs_fd,
 		     int (*checkpoint)(void *arg), void *arg);
 
+/* The bytes of one block, or of a file that has a checksum. 0: they are right;
+ * 1: they are not, *@ret_why (a constant) or *@ret_good says so; or an error. */
+int datacheck_block_bytes(struct tree *t, const struct block_rec *bl,
+			  const char **ret_why);
+int datacheck_file_bytes(struct tree *t, const struct inode *in,
+			 bool *ret_good);
+
 void datacheck_release(struct datacheck *dc);
 
 #endif

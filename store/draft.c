@@ -39,24 +39,30 @@ static int draft_ref(struct edit *e, const struct piece *p)
 
 	if (r < 0)
 		return r == -ENOENT || r == -EBADMSG ? -EAGAIN : r;
-	if (bl.length != p->len || bl.refs == UINT32_MAX ||
+	if (!bl.pack || bl.length != p->len || bl.refs == UINT32_MAX ||
 	    memcmp(bl.sha256, p->sha256, sizeof(bl.sha256)) != 0)
 		return -EAGAIN;
 	bl.refs++;
 	return block_put(e->txn, p->known, &bl);
 }
 
+/* A new block, or one that was lost and has its bytes again. */
 static int draft_add(struct draft *d, struct edit *e, const struct piece *p,
-		     uint64_t at, uint64_t *ret_id)
+		     uint64_t at, bool heal, uint64_t *ret_id)
 {
 	struct block_rec bl = { .pack = d->pack,
 				.offset = at,
 				.length = p->len,
 				.xxh3 = p->xxh3,
 				.refs = 1 };
-	int r = index_new_id(d->t->ix, INDEX_ID_BLOCK, ret_id);
+	int r = -ENOENT;
 
 	memcpy(bl.sha256, p->sha256, sizeof(bl.sha256));
+	if (heal)
+		r = block_heal(e->txn, &bl, ret_id);
+	if (r != -ENOENT)
+		return r;
+	r = index_new_id(d->t->ix, INDEX_ID_BLOCK, ret_id);
 	return r < 0 ? r : block_add(e->txn, *ret_id, &bl);
 }
 
@@ -106,6 +112,7 @@ struct draft_at {
 	size_t from, to; /* pieces */
 	uint64_t off;	 /* in the pack, of the next new one */
 	bool packed;	 /* its record was put */
+	bool heal;	 /* there may be lost blocks */
 };
 
 static int draft_put_piece(struct draft *d, struct edit *e, size_t i,
@@ -121,7 +128,7 @@ static int draft_put_piece(struct draft *d, struct edit *e, size_t i,
 		r = draft_put_pack(d, e);
 	at->packed = true;
 	if (r >= 0)
-		r = draft_add(d, e, p, at->off, ret_id);
+		r = draft_add(d, e, p, at->off, at->heal, ret_id);
 	at->off += p->len;
 	return r;
 }
@@ -156,6 +163,9 @@ static int draft_put_batch(struct draft *d, struct draft_at *at)
 		r = d->go_on(d->arg, &e);
 	if (r >= 0 && !at->from)
 		r = draft_begin(d, &e);
+	if (r >= 0)
+		r = block_any_lost(e.txn);
+	at->heal = r > 0;
 	if (r >= 0)
 		r = draft_put_pieces(d, &e, at);
 	if (r >= 0)

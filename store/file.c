@@ -9,6 +9,7 @@
 #include <syslog.h>
 
 #include "store/content.h"
+#include "store/damage.h"
 #include "store/digest.h"
 #include "store/layout.h"
 #include "store/table.h"
@@ -32,6 +33,19 @@ bool file_verified(struct files *fs, uint64_t ino)
 	return idset_has(&fs->verified, ino);
 }
 
+/* Others have those blocks too; they are looked at anew at their next open. */
+static void file_find_damage(struct files *fs, uint64_t recipe)
+{
+	const struct damage dm = { .t = fs->t,
+				   .report = fs->report,
+				   .report_arg = fs->report_arg };
+
+	if (damage_recipe(&dm, recipe) <= 0)
+		return;
+	LOCK_SCOPE(&fs->lock);
+	idset_release(&fs->verified);
+}
+
 /* Wrong bytes: the file is dropped with its unit, its open is a miss. */
 static int file_damaged(struct files *fs, const struct inode *in,
 			const char *why)
@@ -39,11 +53,15 @@ static int file_damaged(struct files *fs, const struct inode *in,
 	char text[160];
 
 	snprintf(text, sizeof(text),
-		 "inode %" PRIu64 " (pack %" PRIu64 ", %" PRIu64
+		 "inode %" PRIu64 " (%s %" PRIu64 ", %" PRIu64
 		 " bytes) is damaged: %s; dropped from the cache",
-		 in->ino, in->pack, in->size, why);
+		 in->ino, in->data == INODE_DATA_RECIPE ? "recipe" : "pack",
+		 in->data == INODE_DATA_RECIPE ? in->recipe : in->pack,
+		 in->size, why);
 	fs->report(fs->report_arg, LOG_ERR, text);
 	atomic_fetch_add(&fs->damaged, 1);
+	if (in->recipe)
+		file_find_damage(fs, in->recipe);
 	(void)unit_drop_file(fs->t, in->ino);
 	return -ENOENT;
 }

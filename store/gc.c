@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/gc.h"
 
-#include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <syslog.h>
 
 #include "store/block.h"
@@ -106,6 +104,8 @@ static int gc_unref(struct gc_step *st, uint64_t id)
 	if (--bl.refs)
 		return block_put(txn, id, &bl);
 	r = block_del(txn, id, &bl);
+	if (r >= 0 && !bl.pack) /* it was lost: there is no more of it */
+		return 0;
 	if (r >= 0 && bl.pack != st->pack) {
 		r = gc_tell_pack(st);
 		st->pack = bl.pack;
@@ -280,19 +280,16 @@ static bool gc_go_on(void *arg)
 	return !gc->stop && !gc->due;
 }
 
-static void gc_damaged(void *arg, uint64_t block, uint64_t pack)
+static void gc_damaged(void *arg, const struct move *mv)
 {
 	struct gc *gc = arg;
-	char text[160];
 
 	atomic_fetch_add(&gc->t->bad_blocks, 1);
-	if (!gc->report)
-		return;
-	snprintf(text, sizeof(text),
-		 "block %" PRIu64 " in packs/%s is damaged: nothing new shares "
-		 "it, files with it are dropped when they are opened",
-		 block, packio_name(pack).text);
-	gc->report(gc->report_arg, LOG_ERR, text);
+	if (gc->report)
+		gc->report(gc->report_arg, LOG_ERR,
+			   block_lost_text(mv->id, mv->pack, mv->off, mv->len,
+					   "do not match their XXH3")
+				   .text);
 }
 
 /* Wait for work. True when it is time to look what can be compacted. */

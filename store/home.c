@@ -471,6 +471,18 @@ int home_set_aside(struct home *h)
 	return r;
 }
 
+int home_open_bad(struct home *h, int *ret_index_fd, int *ret_packs_fd)
+{
+	int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+	int fd = openat(h->dir_fd, "index.bad", flags);
+
+	if (fd < 0)
+		return -errno;
+	*ret_packs_fd = openat(h->dir_fd, "packs.bad", flags);
+	*ret_index_fd = fd;
+	return 0;
+}
+
 int home_new_index(struct home *h, int *ret_fd)
 {
 	home_drop_new_index(h);

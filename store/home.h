@@ -55,6 +55,8 @@ int home_probe(const char *path, pid_t *ret_pid, char *why, size_t why_size);
  * before is deleted. */
 int home_set_aside(struct home *h);
 uint64_t home_bad_bytes(struct home *h);
+/* Is there something set aside? *@ret_packs_fd: -1 where it has no packs. */
+int home_open_bad(struct home *h, int *ret_index_fd, int *ret_packs_fd);
 /* Delete what was set aside; returns the bytes that came back. */
 uint64_t home_reclaim(struct home *h);
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "store/block.h"
+#include "store/damage.h"
 #include "store/unit.h"
 
 #define LOSS_BATCH 256 /* records read in one transaction */
@@ -90,19 +90,12 @@ static int loss_note_file(struct loss *l, uint64_t ino, const uint8_t *val,
 	return survey_add(&l->files, ino, &item);
 }
 
-static int loss_forget(struct tree *t, uint64_t id)
+/* Who found it has told of it. */
+static void loss_be_quiet(void *arg, int priority, const char *text)
 {
-	cleanup_edit struct edit e = EDIT_INIT;
-	struct block_rec bl;
-	int r = edit_begin(t, QUOTA_SYSTEM, &e);
-
-	if (r >= 0)
-		r = block_get(e.txn, id, &bl);
-	if (r >= 0)
-		r = block_forget(e.txn, id, &bl);
-	if (r >= 0)
-		r = edit_commit(&e);
-	return r == -ENOENT || r == -EBADMSG ? 0 : r; /* gone, or lost itself */
+	(void)arg;
+	(void)priority;
+	(void)text;
 }
 
 int loss_file(struct files *fs, uint64_t ino)
@@ -117,10 +110,11 @@ int loss_file(struct files *fs, uint64_t ino)
 /* In this order: what is built on a block meanwhile is found. */
 static int loss_find(struct loss *l)
 {
+	struct damage dm = { .t = l->t, .report = loss_be_quiet };
 	int r = 0;
 
 	for (size_t i = 0; i < l->bad->n && r >= 0; i++)
-		r = loss_forget(l->t, l->bad->v[i].id);
+		r = damage_block(&dm, l->bad->v[i].id);
 	if (r >= 0)
 		r = loss_read(l, INDEX_RECIPE, loss_note_recipe);
 	if (r >= 0 && l->recipes.used)

@@ -39,6 +39,7 @@ struct batch {
 		struct pack *pk; /* owned use; NULL: it is gone */
 		size_t first, end;
 		uint64_t moved;
+		bool changed; /* some were moved, or lost */
 		bool doomed;
 	} from[MOVER_BATCH_SOURCES];
 };
@@ -184,7 +185,7 @@ static int mover_put_target(struct mover_run *rd, struct edit *e)
 	return block_pack_put(e->txn, id, &rec);
 }
 
-/* One block, if it is still where it was. */
+/* One block, if it is still where it was. 1: the pack is of no use any more. */
 static int mover_move_block(struct mover_run *rd, struct edit *e,
 			    struct move *mv)
 {
@@ -197,7 +198,7 @@ static int mover_move_block(struct mover_run *rd, struct edit *e,
 		return 0;
 	if (!mv->good) {
 		mv->state = MOVE_DAMAGED;
-		return block_forget(e->txn, mv->id, &bl);
+		return block_lose(e->txn, mv->id, &bl);
 	}
 	bl.pack = pack_id(rd->to);
 	bl.offset = mv->at;
@@ -217,15 +218,16 @@ static int mover_move_pack(struct mover_run *rd, struct edit *e,
 		return 0;
 	for (size_t k = b->from[i].first; k < b->from[i].end && r >= 0; k++) {
 		r = mover_move_block(rd, e, &b->v[k]);
+		b->from[i].doomed |= r > 0;
+		b->from[i].changed |= b->v[k].state != MOVE_LEFT;
 		if (b->v[k].state == MOVE_DONE)
 			moved += b->v[k].len;
 	}
 	b->from[i].moved = moved;
-	if (r < 0 || !moved)
-		return r;
-	r = block_pack_add(e->txn, id, -(int64_t)moved);
-	b->from[i].doomed = r > 0;
-	if (r > 0)
+	if (r >= 0 && moved)
+		r = block_pack_add(e->txn, id, -(int64_t)moved);
+	b->from[i].doomed |= r > 0;
+	if (b->from[i].doomed)
 		edit_doom(e, id);
 	return r < 0 ? r : 0;
 }
@@ -254,17 +256,13 @@ static void mover_moved_one(struct mover_run *rd, const struct move *mv,
 {
 	struct mover *m = rd->m;
 
-	if (mv->state == MOVE_DONE && !doomed)
+	if (mv->state != MOVE_LEFT && !doomed)
 		holes_add(rd->t->holes, mv->pack, mv->off, mv->len);
 	/* The block went meanwhile. */
 	if (mv->good && mv->state == MOVE_LEFT && !emptied)
 		holes_add(rd->t->holes, pack_id(rd->to), mv->at, mv->len);
-	if (mv->state != MOVE_DAMAGED)
-		return;
-	/* Without memory it is only looked at again. */
-	(void)idset_add(&m->left, mv->pack);
-	if (m->damaged)
-		m->damaged(m->arg, mv->id, mv->pack);
+	if (mv->state == MOVE_DAMAGED && m->damaged)
+		m->damaged(m->arg, mv);
 }
 
 /* After the commit, in this order: readers look again, then the old bytes may
@@ -272,7 +270,7 @@ static void mover_moved_one(struct mover_run *rd, const struct move *mv,
 static void mover_moved(struct mover_run *rd, struct batch *b, bool emptied)
 {
 	for (size_t i = 0; i < b->n_from; i++)
-		if (b->from[i].moved)
+		if (b->from[i].changed)
 			packs_moved(rd->t->packs, b->v[b->from[i].first].pack);
 	for (size_t i = 0; i < b->n_from; i++) {
 		for (size_t k = b->from[i].first; k < b->from[i].end; k++)
@@ -285,8 +283,7 @@ static void mover_moved(struct mover_run *rd, struct batch *b, bool emptied)
 static int mover_commit_locked(struct mover_run *rd, struct batch *b)
 {
 	cleanup_edit struct edit e = EDIT_INIT;
-	uint64_t moved = 0;
-	bool emptied;
+	bool emptied, changed = false;
 	int r = edit_begin_blocks(rd->t, QUOTA_EVICT, (unsigned)b->n, &e);
 
 	if (r >= 0)
@@ -303,9 +300,9 @@ static int mover_commit_locked(struct mover_run *rd, struct batch *b)
 	if (emptied)
 		rd->m->target = 0;
 	for (size_t i = 0; i < b->n_from; i++)
-		moved += b->from[i].moved;
+		changed |= b->from[i].changed;
 	mover_moved(rd, b, emptied);
-	return moved != 0;
+	return changed;
 }
 
 static int mover_commit(struct mover_run *rd, struct batch *b)

@@ -9,8 +9,7 @@
  *						next checkpoint
  *
  * Recipes stay as they are. A block that went meanwhile is passed over; one
- * whose bytes are not what they should be stays where it is, and nothing new
- * shares it.
+ * whose bytes are not what they should be is lost (block_lose()).
  *
  * Room is taken only if there is some. A mover belongs to one thread at a time.
  */
@@ -38,14 +37,14 @@ struct move {
 };
 
 /*
- * All borrowed. @go_on is asked now and then; @damaged is told of each damaged
- * block. @step is held for each transaction and what follows it. It and
+ * All borrowed. @go_on is asked now and then; @damaged is told of each block
+ * that is lost. @step is held for each transaction and what follows it. It and
  * @damaged may be NULL.
  */
 struct mover {
 	struct tree *t;
 	bool (*go_on)(void *arg);
-	void (*damaged)(void *arg, uint64_t block, uint64_t pack);
+	void (*damaged)(void *arg, const struct move *mv);
 	void *arg;
 	pthread_mutex_t *step;
 

@@ -327,18 +327,53 @@ static int namecheck_reach(struct namecheck *nc, uint64_t ino)
 	return r;
 }
 
+/* A file with one name knows it, and its entry is of that. */
+static int namecheck_own(struct namecheck *nc, const struct inode *in)
+{
+	struct entry_rec en = { .name = "" };
+	char name[RECORD_NAME_MAX + 1];
+	struct dirent_rec de = { .ino = 0 };
+	int r = table_cookie_get(nc->s->txn, in->parent, in->cookie, name);
+
+	if (r >= 0)
+		r = table_dirent_get(nc->s->txn, in->parent, name, &de);
+	if (r < 0 && r != -ENOENT && r != -EBADMSG)
+		return r;
+	if (r != -EBADMSG && de.ino != in->ino) {
+		survey_found(nc->s,
+			     "inode %" PRIu64 ": it is not at offset %" PRIu64
+			     " of directory %" PRIu64 ", where it says it is",
+			     in->ino, in->cookie, in->parent);
+		return 0;
+	}
+	r = r < 0 || !in->entry ? -ENOENT
+				: table_entry_get(nc->s->txn, in->entry, &en);
+	if (r < 0)
+		return r == -ENOENT || r == -EBADMSG ? 0 : r;
+	if (!table_entry_fits(&en, in, name))
+		survey_found(nc->s,
+			     "inode %" PRIu64 ": its entry %" PRIu64
+			     " is of another name or kind",
+			     in->ino, in->entry);
+	return 0;
+}
+
 /* Its entry is there, unless directories moved (tidy_rescan()). */
-static void namecheck_count_entry(struct namecheck *nc, const struct inode *in)
+static int namecheck_count_entry(struct namecheck *nc, const struct inode *in,
+				 uint32_t names)
 {
 	struct survey_item *it = survey_find(&nc->entries, in->entry);
 
-	if (it)
+	if (it && in->entry)
 		it->count++;
-	else if (!nc->moved)
+	if (nc->moved)
+		return 0;
+	if (!it && in->entry)
 		survey_found(nc->s,
 			     "inode %" PRIu64 ": its entry %" PRIu64
 			     " is not there",
 			     in->ino, in->entry);
+	return names == 1 && in->nlink == 1 ? namecheck_own(nc, in) : 0;
 }
 
 static int namecheck_bytes(struct namecheck *nc, const struct inode *in)
@@ -383,8 +418,8 @@ static int namecheck_one(void *arg, const struct record_key *key,
 		r = namecheck_reach(nc, ino);
 	if (r >= 0 && in.data == INODE_DATA_INLINE)
 		r = namecheck_bytes(nc, &in);
-	if (S_ISREG(in.mode) && in.entry)
-		namecheck_count_entry(nc, &in);
+	if (r >= 0 && S_ISREG(in.mode))
+		r = namecheck_count_entry(nc, &in, it ? it->count : 0);
 	return r < 0 ? r : 0;
 }
 
@@ -550,6 +585,10 @@ int namecheck_run(struct survey *s, struct namecheck_result *ret)
 		r = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(steps) && r >= 0; i++)
 		r = survey_walk(s, steps[i].table, steps[i].fn, &nc);
+	if (r >= 0)
+		r = survey_mark(s, INDEX_ID_INO, &nc.inodes);
+	if (r >= 0)
+		r = survey_mark(s, INDEX_ID_ENTRY, &nc.entries);
 	if (r >= 0 && !survey_find(&nc.inodes, RECORD_ROOT_INO))
 		survey_found(s, "the root directory is not there");
 	survey_release(&nc.inodes);

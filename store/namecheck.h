@@ -4,7 +4,10 @@
  *  - names and cookies are one to one, and name inodes that are there;
  *  - link counts are right, directories hang below the root, and inodes
  *    without a name are orphans;
- *  - entries and the LRU are one to one, and an entry counts its files;
+ *  - a file with one name knows it;
+ *  - entries and the LRU are one to one, and an entry counts its files, whose
+ *    names and kind are its own;
+ *  - numbers that are given next were never given;
  *  - inline bytes belong to an inode, and are as many as it says.
  *
  * Needs 16 bytes an inode and an entry.

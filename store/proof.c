@@ -135,7 +135,10 @@ int proof_next_block(struct proof *p)
 
 	proof_begin(p);
 	r = proof_find_block(p, &id, &bl);
-	return r <= 0 ? r : proof_block(p, id, &bl);
+	if (r <= 0 || bl.pack)
+		return r <= 0 ? r : proof_block(p, id, &bl);
+	p->at = id + 1; /* it is lost already, and has no bytes */
+	return 1;
 }
 
 /* -- Files ----------------------------------------------------------------- */

@@ -237,6 +237,8 @@ static int map_add_extent(struct recipe_map *map, const struct block_rec *bl)
 	struct pack *pk;
 	int r;
 
+	if (!bl->pack) /* lost */
+		return -EBADMSG;
 	if (last && pack_id(last->pack) == bl->pack &&
 	    last->at + last->len == bl->offset) {
 		last->len += bl->length;

@@ -333,8 +333,8 @@ int record_block_decode(const uint8_t *buf, size_t len, struct block_rec *ret)
 		if (!n)
 			return -EBADMSG;
 	}
-	if (at != len || !v[0] || !v[2] || !v[3] || v[3] > UINT32_MAX ||
-	    v[1] > INT64_MAX || v[2] > INT64_MAX - v[1])
+	if (at != len || (!v[0] && v[1]) || !v[2] || !v[3] ||
+	    v[3] > UINT32_MAX || v[1] > INT64_MAX || v[2] > INT64_MAX - v[1])
 		return -EBADMSG;
 	*ret = (struct block_rec){
 		.pack = v[0],

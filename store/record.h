@@ -121,7 +121,8 @@ struct pack_rec {
  *  LEB128, for blocks are what the index has most of
  *
  * A block that begins like a ZIP member (see wheel.h) is masked: its stamp is
- * zero in both checksums, and anything on disk.
+ * zero in both checksums, and anything on disk. Pack 0, offset 0: it is lost
+ * (block.h).
  */
 #define RECORD_SHA256_SIZE 32
 #define RECORD_BLOCK_HEAD (RECORD_SHA256_SIZE + 8)

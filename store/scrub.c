@@ -230,7 +230,6 @@ static int scrub_note_block(struct scrub *s)
 	struct survey_item *item;
 	char text[PROOF_TEXT_MAX + 32];
 
-	atomic_fetch_add(&s->t->bad_blocks, 1);
 	if (!p->missing || p->pack != s->missing) {
 		snprintf(text, sizeof(text), "damage: %s", p->text);
 		scrub_tell(s, LOG_ERR, text);

@@ -419,12 +419,44 @@ struct store_checked {
 	uint64_t at;
 	/* Of the store; known by the call that begins at stage 0: */
 	uint64_t files, recipes, blocks, packs;
-	uint64_t forgotten; /* blocks that nothing new will share: damaged */
+	uint64_t forgotten; /* blocks that were found damaged, and are lost */
 	uint64_t charged, used;
 	uint64_t bytes_all; /* to be compared, about */
 };
 int store_check(struct store *st, const struct store_check *how,
 		struct store_checked *ret);
+
+/*
+ * Make a store that no process holds consistent again (rebuild.h): what is
+ * sound in it stays, and what is sound in an index and packs that were set aside
+ * (index.bad) comes back where it takes nothing's place; those are then
+ * deleted. Cut off at any point it leaves the store as it was or as it will be.
+ * @cfg:     its limits and flags are not used; nothing is evicted, unless the
+ *           new index would not fit below the limit otherwise.
+ * @why:     on failure: one line.
+ * Returns:  0, and @ret tells whether anything was wrong and what is left of
+ *           it; -ENOSPC no room for the new index beside the old one; -EBUSY
+ *           and others as store_open().
+ */
+struct store_repair {
+	bool data; /* compare all bytes; those set aside always are */
+	/* What is wrong, and what was done: lines of printable ASCII. */
+	void (*found)(void *arg, const char *text);
+	void (*done)(void *arg, const char *text);
+	void *arg;
+};
+struct store_repaired {
+	uint64_t found;	  /* findings before */
+	bool rebuilt;	  /* the index is a new one */
+	bool aside;	  /* there was one that had been set aside */
+	uint64_t unread;  /* records and pages that could not be read */
+	uint64_t done;	  /* lines */
+	uint64_t lost;	  /* names */
+	uint64_t rescued; /* files that came back */
+	uint64_t left;	  /* findings afterwards: 0 */
+};
+int store_repair(const struct store_config *cfg, const struct store_repair *how,
+		 struct store_repaired *ret, char *why, size_t why_size);
 
 /* What doctor asks about a path: 0 a store of this format, -ENOENT nothing
  * there yet, -EMEDIUMTYPE / -ENOTSUP / others as store_open(); changes

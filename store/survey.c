@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/survey.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,25 @@ int survey_walk(const struct survey *s, enum index_table table, survey_fn fn,
 		if (r < 0)
 			return r;
 	}
+	return 0;
+}
+
+int survey_mark(struct survey *s, enum index_id which,
+		const struct survey_set *set)
+{
+	struct record_key key = record_key_text(schema_ids[which].name);
+	uint8_t val[sizeof(uint64_t)];
+	uint64_t last = set->n ? set->v[set->n - 1].id : 0, mark = 0;
+	ssize_t n = index_get(s->txn, INDEX_META, &key, val, sizeof(val));
+
+	if (n < 0 && n != -ENOENT && n != -EBADMSG)
+		return (int)n;
+	if (n < 0 || record_u64_decode(val, (size_t)n, &mark) < 0 ||
+	    mark <= last)
+		survey_found(s,
+			     "store: %s is %" PRIu64 ", but %" PRIu64
+			     " was given already",
+			     schema_ids[which].name, mark, last);
 	return 0;
 }
 

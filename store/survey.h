@@ -75,4 +75,9 @@ struct survey_item *survey_find(const struct survey_set *set, uint64_t id);
 
 void survey_release(struct survey_set *set);
 
+/* Is the number that is given next, by its mark, above those of the sorted set?
+ * 0, or an error that ends the check. */
+int survey_mark(struct survey *s, enum index_id which,
+		const struct survey_set *set);
+
 #endif

@@ -157,6 +157,18 @@ int table_entry_del(struct index_txn *txn, uint64_t id,
 	return r == -ENOENT ? 0 : r;
 }
 
+bool table_entry_fits(const struct entry_rec *en, const struct inode *in,
+		      const char *name)
+{
+	size_t len = strlen(en->name);
+
+	if (en->kind != in->kind)
+		return false;
+	return !len ||
+	       (en->dir == in->parent && !strncmp(name, en->name, len) &&
+		(!name[len] || !strcmp(name + len, ".body")));
+}
+
 int table_meta_get(struct index_txn *txn, const char *name, uint64_t *ret)
 {
 	struct record_key key = record_key_text(name);

@@ -38,6 +38,10 @@ int table_entry_put(struct index_txn *txn, uint64_t id,
 int table_entry_del(struct index_txn *txn, uint64_t id,
 		    const struct entry_rec *en);
 
+/* Is it what the file @in of that name would be evicted with? */
+bool table_entry_fits(const struct entry_rec *en, const struct inode *in,
+		      const char *name);
+
 /* Small numbers in table meta. */
 /* Not 0: directories moved, or something is damaged; tidy_rescan(). None: as
  * 1, but nobody knows. */

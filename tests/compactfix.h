@@ -41,11 +41,10 @@ static inline bool go_on(void *arg)
 	return !no_steps;
 }
 
-static inline void count_damaged(void *arg, uint64_t block, uint64_t pack)
+static inline void count_damaged(void *arg, const struct move *mv)
 {
 	(void)arg;
-	(void)block;
-	(void)pack;
+	(void)mv;
 	damaged++;
 }
 

@@ -23,22 +23,26 @@ LEVELS = (
     "store/index store/pack store/room store/home",
     "store/packdata store/holes store/block store/pieces store/survey "
     "store/walk",
-    "store/recipe",
+    "store/recipe store/salvage",
     "store/node store/table store/checkpoint store/share store/recover "
     "store/replay",
     "store/entry store/namecheck store/blockcheck",
     "store/edit",
-    "store/waste store/mover store/draft store/mend store/proof",
+    "store/waste store/mover store/draft store/mend store/proof "
+    "store/rework",
     "store/compact",
     "store/content store/tree store/unit store/linger store/gc",
-    "store/stage store/sweep store/rename store/datacheck store/list",
-    "store/file store/tidy store/check store/package store/loss",
-    "store/fileio store/evict store/cut",
+    "store/stage store/sweep store/rename store/datacheck store/list "
+    "store/relink",
+    "store/damage",
+    "store/file store/tidy store/check store/package store/loss "
+    "store/recount store/regraft",
+    "store/fileio store/evict store/cut store/rebuild",
     "store/ingest store/scrub",
     "store/store",
     "store/parts store/resume",
     "store/facade store/setup store/status store/contents store/vet "
-    "store/look store/load",
+    "store/look store/load store/repair",
     "fs/log fs/units fs/mounts fs/kept fs/link",
     "fs/config fs/handle fs/control fs/attach fs/slot fs/trace",
     "fs/reply",
@@ -46,7 +50,7 @@ LEVELS = (
     "fs/session fs/request",
     "fs/serve fs/keeper",
     "fs/cmd",
-    "fs/pages",
+    "fs/pages fs/repair",
     "fs/cmd_*",
     "fs/main",
 )
@@ -60,7 +64,7 @@ LIBRARIES = (
     (r"xxhash\.h|openssl/.*", "store/digest.c"),
     (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/session.c fs/config.c"),
     (r"jansson\.h", "fs/control.* fs/report.* fs/listing.* fs/request.* "
-     "fs/pages.* fs/cmd*"),
+     "fs/pages.* fs/repair.* fs/cmd*"),
 )
 
 BANNED = r"\b(strcpy|strcat|sprintf|strncpy|strtok|atoi|gmtime|localtime)\s*\("

@@ -189,17 +189,35 @@ START_TEST(a_search_comes_to_an_end)
 }
 END_TEST
 
-START_TEST(a_forgotten_block_is_there_and_not_found)
+START_TEST(a_lost_block_is_found_by_none_but_its_own_bytes)
 {
-	struct block_rec bl = block(7, 100);
+	struct block_rec bl = block(7, 100), again = bl, other = bl;
+	struct pack_rec rec = { .state = PACK_CUT, .bytes = 100, .live = 100 };
+	uint64_t id = 0;
 
+	ck_assert_int_eq(block_any_lost(txn), 0);
 	add(5, 7, 100);
-	ck_assert_int_eq(block_forget(txn, 5, &bl), 0);
-	ck_assert_int_eq(block_forget(txn, 5, &bl), 0);
-	ck_assert_int_eq(find(7, 100, 0), -ENOENT);
 	ck_assert_int_eq(block_get(txn, 5, &bl), 0);
-	ck_assert_int_eq(block_del(txn, 5, &bl), 0);
-	ck_assert_uint_eq(count(INDEX_BLOCK), 0);
+	ck_assert_int_eq(block_pack_put(txn, bl.pack, &rec), 0);
+	ck_assert_int_eq(block_heal(txn, &again, &id), -ENOENT);
+	ck_assert_int_eq(block_lose(txn, 5, &bl), 1);
+	ck_assert_int_eq(block_any_lost(txn), 1);
+	ck_assert_int_eq(block_pack_get(txn, bl.pack, &rec), -ENOENT);
+	ck_assert_int_eq(find(7, 100, 0), -ENOENT);
+	ck_assert_int_eq(find(7, 100, 5), -ENOENT);
+	other.sha256[31] ^= 1;
+	ck_assert_int_eq(block_heal(txn, &other, &id), -ENOENT);
+	again.pack = 99;
+	again.offset = 1234;
+	ck_assert_int_eq(block_heal(txn, &again, &id), 0);
+	ck_assert_uint_eq(id, 5);
+	ck_assert_int_eq(find(7, 100, 0), 5);
+	ck_assert_int_eq(block_get(txn, 5, &other), 0);
+	ck_assert_uint_eq(other.pack, 99);
+	ck_assert_uint_eq(other.offset, 1234);
+	ck_assert_uint_eq(other.refs, bl.refs + 1);
+	ck_assert_int_eq(block_del(txn, 5, &other), 0);
+	ck_assert_uint_eq(count(INDEX_BLOCK) + count(INDEX_DIGEST), 0);
 }
 END_TEST
 
@@ -301,7 +319,7 @@ int main(void)
 	tcase_add_test(tc, one_with_all_its_references_is_not_found);
 	tcase_add_test(tc, spoilt_records_are_passed_over);
 	tcase_add_test(tc, a_search_comes_to_an_end);
-	tcase_add_test(tc, a_forgotten_block_is_there_and_not_found);
+	tcase_add_test(tc, a_lost_block_is_found_by_none_but_its_own_bytes);
 
 	tc = kit_case(suite, "packs", setup, teardown);
 	tcase_add_test(tc, live_bytes_go_up_and_down);

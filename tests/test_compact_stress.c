@@ -227,11 +227,10 @@ static size_t find_moves(struct move *moves, unsigned *seed, bool part)
 	return n;
 }
 
-static void count_damaged(void *arg, uint64_t block, uint64_t pack)
+static void count_damaged(void *arg, const struct move *mv)
 {
 	(void)arg;
-	(void)block;
-	(void)pack;
+	(void)mv;
 	atomic_fetch_add(&wrong, 1);
 }
 

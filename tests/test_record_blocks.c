@@ -163,7 +163,7 @@ START_TEST(impossible_blocks_are_refused)
 		"01",
 		"01 00 01",		   /* too short */
 		"01 00 01 01 00",	   /* too long */
-		"00 00 01 01",		   /* no pack */
+		"00 01 01 01",		   /* a place, but no pack */
 		"01 00 00 01",		   /* no bytes */
 		"01 00 01 00",		   /* no references */
 		"01 00 01 81",		   /* does not end */
