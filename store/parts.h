@@ -45,6 +45,7 @@ struct store {
 	struct evict *evict;
 	struct scrub *scrub; /* NULL: not a daemon's store */
 
+	bool daemon; /* else: opened by a command, for itself */
 	bool sync_strict;
 	bool resume;	  /* inode numbers are known outside */
 	uint8_t *witness; /* borrowed, or NULL */
@@ -83,6 +84,10 @@ int store_compact_index(struct store *st, const struct index_stat *is,
  * the default. With @keep they are: what is in force. */
 int store_apply_limits(struct store *st, const struct store_limits *text,
 		       bool keep, char *why, size_t why_size);
+
+/* Remember the limit of a mount, for commands that come when it has ended. What
+ * fails costs only that. */
+void store_note_limit(struct store *st);
 
 /* Let the index grow by its share of the limit between two checkpoints. */
 void store_apply_growth(struct store *st);

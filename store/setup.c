@@ -344,6 +344,8 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 	if (r >= 0)
 		r = sweep_inodes(&st->tree, found == RECOVER_RESTORED,
 				 setup_left, st, &res);
+	if (r >= 0 && st->daemon)
+		store_note_limit(st);
 	if (r < 0)
 		snprintf(why, why_size, "opening the store %s: %s", cfg->path,
 			 *reason ? reason : strerror(-r));
@@ -397,6 +399,7 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	st->home = (struct home)HOME_INIT;
 	if (cfg->lock_fd > 0)
 		st->home.lock_fd = cfg->lock_fd;
+	st->daemon = cfg->flags & STORE_OPEN_CREATE;
 	st->sync_strict = cfg->sync_strict;
 	st->resume = cfg->resume;
 	st->witness = cfg->witness;

@@ -125,10 +125,17 @@ static int status_recorded_limit(struct store *st, uint64_t *ret)
 	cleanup_txn struct index_txn *txn = NULL;
 	int r = index_begin(st->ix, false, &txn);
 
+	if (r >= 0 && !st->daemon &&
+	    table_meta_get(txn, TABLE_META_MOUNTED, ret) >= 0)
+		return 0;
 	return r < 0 ? r : table_meta_get(txn, TABLE_META_LIMIT, ret);
 }
 
-/* What is in force when nothing is said. low 0: the default share. */
+/*
+ * What is in force when nothing is said. low 0: the default share. A command
+ * that opens the store for itself must not evict what the last mount had room
+ * for.
+ */
 static void status_default_limits(struct store *st, uint64_t disk, bool keep,
 				  struct quota *q)
 {
@@ -139,8 +146,9 @@ static void status_default_limits(struct store *st, uint64_t disk, bool keep,
 		*q = rs.quota;
 		return;
 	}
-	*q = (struct quota){ .min_free = disk / 100 *
-					 QUOTA_DEFAULT_MIN_FREE_PERCENT };
+	*q = (struct quota){ 0 };
+	if (st->daemon)
+		q->min_free = disk / 100 * QUOTA_DEFAULT_MIN_FREE_PERCENT;
 	if (status_recorded_limit(st, &q->limit) >= 0)
 		return;
 	q->limit = disk / 100 * QUOTA_DEFAULT_DISK_PERCENT;
@@ -220,7 +228,25 @@ static int status_record_limit(struct store *st)
 		return r;
 	room_stat(st->room, &rs);
 	r = table_meta_put(e.txn, TABLE_META_LIMIT, rs.quota.limit);
+	if (r >= 0)
+		r = table_meta_put(e.txn, TABLE_META_MOUNTED, rs.quota.limit);
 	return r < 0 ? r : edit_commit(&e);
+}
+
+void store_note_limit(struct store *st)
+{
+	cleanup_edit struct edit e = EDIT_INIT;
+	struct room_stat rs;
+	uint64_t noted;
+
+	room_stat(st->room, &rs);
+	if (edit_begin(&st->tree, QUOTA_SYSTEM, &e) < 0)
+		return;
+	if (table_meta_get(e.txn, TABLE_META_MOUNTED, &noted) >= 0 &&
+	    noted == rs.quota.limit)
+		return;
+	if (table_meta_put(e.txn, TABLE_META_MOUNTED, rs.quota.limit) >= 0)
+		(void)edit_commit(&e);
 }
 
 int store_set_limits(struct store *st, const struct store_limits *limits,

@@ -48,6 +48,7 @@ bool table_entry_fits(const struct entry_rec *en, const struct inode *in,
 #define TABLE_META_RESCAN "rescan.names"
 #define TABLE_META_LOST "lost"	 /* not 0: inodes went, their recipes did not */
 #define TABLE_META_LIMIT "limit" /* bytes, as `pipcachefs limit` set it */
+#define TABLE_META_MOUNTED "limit.mounted" /* bytes, of the last mount */
 #define TABLE_META_WALKED "walked" /* when the index was, unix seconds */
 /* Of scrub.h: times in unix seconds, and where it is. */
 #define TABLE_META_SCRUB_BEGAN "scrub.began"

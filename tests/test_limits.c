@@ -196,6 +196,41 @@ START_TEST(prune_leaves_directories_that_were_just_made)
 }
 END_TEST
 
+/* What a command evicts of its own accord would be news to everybody. */
+START_TEST(a_command_has_the_limit_of_the_last_mount)
+{
+	struct store_config cfg = config(NULL);
+	char why[256];
+
+	cfg.flags = 0;
+	cfg.limits.min_free = NULL;
+	close_store();
+	open_store("77M");
+	close_store();
+	ck_assert_int_eq(store_open(&cfg, &st, why, sizeof(why)), 0);
+	ck_assert_uint_eq(status().limit, 77 * MIB);
+	ck_assert_uint_eq(status().min_free, 0);
+	close_store();
+	/* Another mount has its own default. */
+	open_store(NULL);
+	ck_assert_uint_ne(status().limit, 77 * MIB);
+}
+END_TEST
+
+START_TEST(a_limit_that_was_set_is_that_of_commands_too)
+{
+	const struct store_limits set = { .limit = "70M", .grace_sec = -1 };
+	struct store_config cfg = config(NULL);
+	char why[256];
+
+	cfg.flags = 0;
+	ck_assert_int_eq(store_set_limits(st, &set, why, sizeof(why)), 0);
+	close_store();
+	ck_assert_int_eq(store_open(&cfg, &st, why, sizeof(why)), 0);
+	ck_assert_uint_eq(status().limit, 70 * MIB);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("limits");
@@ -208,6 +243,8 @@ int main(void)
 	tcase_add_test(tc, a_low_mark_above_the_limit_is_refused);
 	tcase_add_test(tc, bad_limits_are_refused_before_anything_is_made);
 	tcase_add_test(tc, prune_leaves_directories_that_were_just_made);
+	tcase_add_test(tc, a_command_has_the_limit_of_the_last_mount);
+	tcase_add_test(tc, a_limit_that_was_set_is_that_of_commands_too);
 	suite_add_tcase(s, tc);
 	srunner_run_all(sr, CK_ENV);
 	failed = srunner_ntests_failed(sr);
