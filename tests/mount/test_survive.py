@@ -374,6 +374,41 @@ def test_either_can_be_told_to_end(mount, who):
     assert (store.mnt / "a").read_bytes() == b"a"
 
 
+def test_a_user_s_own_mount_survives_too(mount, tmp_path):
+    """Without root, by fusermount3, with a small RLIMIT_MEMLOCK."""
+    user = 65534
+    store = mount(start=False)
+    for line in (GOES_ON, LATE):
+        store.expect(line)
+    for path in (tmp_path, *tmp_path.parents):
+        os.chmod(path, path.stat().st_mode | 0o11)
+    for path in (store.path.parent, store.mnt, store.logs):
+        os.chown(path, user, user)
+    before = os.stat("/dev/fuse").st_mode
+    os.chmod("/dev/fuse", 0o666)
+    try:
+        store.wrap = ["setpriv", f"--reuid={user}", f"--regid={user}",
+                      "--clear-groups",
+                      "prlimit", "--memlock=65536"]
+        store.mount("noallow_other")
+
+        def as_user(code):
+            return subprocess.run(
+                [*store.wrap[:4], sys.executable, "-c", code, store.mnt],
+                check=True, capture_output=True, text=True).stdout
+        as_user("import sys; open(sys.argv[1] + '/a', 'w').write('one')")
+        for _ in range(3):
+            pid = daemon_pid(store)
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not is_running(pid), "the daemon's end")
+            assert as_user("import sys; "
+                           "print(open(sys.argv[1] + '/a').read())") == "one\n"
+        assert store.status()["daemon_deaths"] == 3
+        store.umount()
+    finally:
+        os.chmod("/dev/fuse", before)
+
+
 # ---- hung, crashing ----
 
 def test_one_that_hangs_is_replaced(mount):
