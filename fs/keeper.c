@@ -18,6 +18,7 @@
 #include "fs/kept.h"
 #include "fs/link.h"
 #include "fs/log.h"
+#include "fs/mounts.h"
 #include "fs/trace.h"
 #include "store/base.h"
 
@@ -86,6 +87,8 @@ static void become_daemon(const struct keeper *k, int exe, int link_end)
 	sigset_t set;
 
 	(void)setpgid(0, 0);
+	/* In the background of a terminal now, but it may write there. */
+	(void)signal(SIGTTOU, SIG_IGN);
 	/* End signals stay blocked: they wait for who reads them. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
@@ -391,6 +394,8 @@ static int block_signals(void)
 {
 	sigset_t set;
 
+	/* Who reads what we say may end; and who waits for the mount. */
+	(void)signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGTERM);
@@ -452,6 +457,22 @@ static int keep(struct keeper *k)
 	return next == NEXT_END ? 0 : -EIO;
 }
 
+/* A mount that never answered, and that its daemon left behind. */
+static void take_away(const struct keeper *k)
+{
+	const struct attach *a = &k->cfg->attach;
+	cleanup_mounts struct mounts mounts = MOUNTS_INIT;
+	const struct mounts_entry *e = NULL;
+	char why[LINK_TEXT_MAX];
+
+	if (mounts_load(&mounts) == 0)
+		e = mounts_at(&mounts, a->mountpoint);
+	if (!e || strcmp(e->store, a->source) != 0)
+		return;
+	if (attach_unmount(a->mountpoint, true, why, sizeof(why)) < 0)
+		log_write(LOG_WARNING, "unmounting %s: %s", a->mountpoint, why);
+}
+
 int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 {
 	struct keeper k = { .cfg = cfg,
@@ -474,6 +495,8 @@ int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 		snprintf(why, why_size, "starting: %s", strerror(-r));
 	else
 		r = keep(&k);
+	if (!k.was_ready && k.device >= 0)
+		take_away(&k);
 	/* The rest goes with the process; but nobody waits for these two. */
 	base_closep(&k.device);
 	base_closep(&k.lock);

@@ -12,10 +12,12 @@ import errno
 import json
 import os
 import pathlib
+import pty
 import random
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -372,6 +374,62 @@ def test_either_can_be_told_to_end(mount, who):
     assert not is_mounted(store.mnt)
     store.mount()
     assert (store.mnt / "a").read_bytes() == b"a"
+
+
+# ---- the keeper's own troubles ----
+
+def test_a_first_daemon_that_is_killed_leaves_no_mount(mount):
+    """Killed as soon as the mount is there, before it answers; or a little
+    later, and then another one goes on."""
+    store = mount(start=False)
+    for _ in range(50):
+        with subprocess.Popen([binary(), "mount", "-f", store.path, store.mnt],
+                              stderr=subprocess.PIPE, text=True) as keeper:
+            while not is_mounted(store.mnt):
+                assert keeper.poll() is None
+            os.kill(daemon_pid(store), signal.SIGKILL)
+            said = keeper.stderr.readline()
+            while "before the mount ans" not in said and "on on" not in said:
+                said = keeper.stderr.readline()
+            if "before the mount answered" in said:
+                assert keeper.wait(timeout=60) == 1
+                assert not is_mounted(store.mnt)
+                return
+            store.do("umount", store.mnt)
+    pytest.fail("no daemon was killed early enough")
+
+
+def test_nobody_reads_what_the_keeper_says(mount):
+    store = mount(start=False)
+    with subprocess.Popen([binary(), "mount", "-f", store.path, store.mnt],
+                          stderr=subprocess.PIPE) as keeper:
+        wait_for(lambda: is_mounted(store.mnt), "the mount")
+        os.stat(store.mnt)
+        keeper.stderr.close()
+        kill_daemon(store)
+        kill_daemon(store)
+        assert store.status()["daemon_deaths"] == 2
+        store.do("umount", store.mnt)
+        assert keeper.wait(timeout=60) == 0
+
+
+def test_on_a_terminal_that_stops_who_writes_in_its_background(mount):
+    store = mount(start=False)
+    keeper, terminal = pty.fork()
+    if keeper == 0:
+        attr = termios.tcgetattr(2)
+        attr[3] |= termios.TOSTOP
+        termios.tcsetattr(2, termios.TCSANOW, attr)
+        os.execv(binary(), [binary(), "mount", "-f", store.path, store.mnt])
+    try:
+        wait_for(lambda: is_mounted(store.mnt), "the mount")
+        assert os.listdir(store.mnt) == []
+        os.write(terminal, b"\x03")
+        assert wait_for(lambda: os.waitpid(keeper, os.WNOHANG)[0],
+                        "the end that Ctrl-C asks for")
+        assert not is_mounted(store.mnt)
+    finally:
+        os.close(terminal)
 
 
 # ---- hung, crashing ----
