@@ -449,6 +449,21 @@ def test_one_that_hangs_is_replaced(mount):
     assert store.status()["daemon_deaths"] == 1
 
 
+def test_a_limit_that_was_set_stays(mount):
+    store = start(mount, "limit=200M,low=100M")
+    kill_daemon(store)
+    assert store.status()["limit_bytes"] == 200 * MIB
+    store.do("limit", store.mnt, "80M")
+    before = store.status()
+    assert before["limit_bytes"] == 80 * MIB
+    for _ in range(2):
+        kill_daemon(store)
+        now = store.status()
+        assert now["limit_bytes"] == before["limit_bytes"]
+        assert now["low_bytes"] == before["low_bytes"]
+    assert store.remount().status()["limit_bytes"] == 200 * MIB
+
+
 def test_a_crash_leaves_its_stack(mount):
     store = start(mount)
     store.expect("thread .* signal 11|pipcachefs\\(|lib.*\\(|^  ")
