@@ -341,6 +341,7 @@ static int serve(struct serving *d)
 
 	while ((r = session_wait(d->session, SERVE_BEAT_MSEC)) == -ETIMEDOUT)
 		show_life(d);
+	(void)link_send(d->sv->keeper, LINK_ENDING, -1, NULL);
 	if (r == SIGUSR2)
 		return hand_over(d);
 	if (r > 0) {
