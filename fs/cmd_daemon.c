@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "fs/cmd.h"
@@ -141,6 +142,8 @@ int cmd_daemon(int argc, char **argv)
 	struct kept *kept = NULL;
 	int r;
 
+	/* Kernels before 6.14 name who was started by a descriptor after that. */
+	(void)prctl(PR_SET_NAME, program_invocation_short_name);
 	if (!cmd_parse(&argp, argc, argv, &a, &r))
 		return r;
 	r = take_fds(a.resume, &kept);

@@ -220,22 +220,35 @@ void handles_set_bad(struct handles *t, uint64_t fh)
 		atomic_store(&t->rows[i].state, KEPT_ROW_BAD);
 }
 
-int handles_remove(struct handles *t, uint64_t fh, struct store_file **ret)
+static void free_row_locked(struct handles *t, uint32_t i)
+{
+	atomic_store(&t->rows[i].state, KEPT_ROW_FREE);
+	t->free_rows[t->n_free++] = i;
+}
+
+int handles_take(struct handles *t, uint64_t fh, struct store_file **ret)
 {
 	LOCK_SCOPE(&t->lock);
 	int64_t i = find_locked(t, fh);
-	struct store_file *f;
 
 	if (i < 0)
 		return (int)i;
-	f = t->files[i];
+	if (!t->files[i]) { /* it has gone, its row now too */
+		free_row_locked(t, (uint32_t)i);
+		return -EBADF;
+	}
+	*ret = t->files[i];
 	t->files[i] = NULL;
-	atomic_store(&t->rows[i].state, KEPT_ROW_FREE);
-	t->free_rows[t->n_free++] = (uint32_t)i;
-	if (!f)
-		return -EBADF; /* it has gone, its row now too */
-	*ret = f;
 	return 0;
+}
+
+void handles_forget(struct handles *t, uint64_t fh)
+{
+	LOCK_SCOPE(&t->lock);
+	int64_t i = find_locked(t, fh);
+
+	if (i >= 0 && !t->files[i])
+		free_row_locked(t, (uint32_t)i);
 }
 
 uint32_t handles_count(struct handles *t)

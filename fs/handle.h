@@ -7,7 +7,8 @@
  *	handles_resume()	with what it made of them
  *	handles_add()		an open: yields the fh to reply
  *	handles_get()		a read, a write, ...: fh -> store_file
- *	handles_remove()	the release
+ *	handles_take()		the release: it is closed,
+ *	handles_forget()	and then its row is free
  *	handles_free()
  *
  * fh = generation of the row << 32 | number of the row. A row's generation
@@ -60,8 +61,13 @@ int handles_get(struct handles *t, uint64_t fh, struct store_file **ret);
 /* A write-back of it failed: also for who goes on with the rows. */
 void handles_set_bad(struct handles *t, uint64_t fh);
 
-/* 0 and the file, now the caller's to close; or -EBADF. */
-int handles_remove(struct handles *t, uint64_t fh, struct store_file **ret);
+/*
+ * 0 and the file, now the caller's to close; or -EBADF. Its row stays until
+ * handles_forget(): who goes on when this process is killed in the close has
+ * to close it as well, as the writer that it had, bad or not.
+ */
+int handles_take(struct handles *t, uint64_t fh, struct store_file **ret);
+void handles_forget(struct handles *t, uint64_t fh);
 
 /* How many are open. */
 uint32_t handles_count(struct handles *t);

@@ -18,6 +18,7 @@
 #include "fs/kept.h"
 #include "fs/link.h"
 #include "fs/log.h"
+#include "fs/mounts.h"
 #include "fs/trace.h"
 #include "store/base.h"
 
@@ -38,7 +39,7 @@ struct keeper {
 	pid_t pid;
 	int link;
 	int trace_in;
-	bool ready;
+	bool ready, ending;
 	int64_t begun_ms;
 	uint64_t answered;
 	uint64_t beat;
@@ -82,10 +83,12 @@ static void become_daemon(const struct keeper *k, int exe, int link_end)
 	const int from[] = { link_end, k->kept_fd, k->trace_in, k->lock,
 			     k->device };
 	int high[ARRAY_SIZE(from)];
-	char *const *argv = k->was_ready ? k->argv : k->cfg->argv;
+	char *const *argv = k->device >= 0 ? k->argv : k->cfg->argv;
 	sigset_t set;
 
 	(void)setpgid(0, 0);
+	/* In the background of a terminal now, but it may write there. */
+	(void)signal(SIGTTOU, SIG_IGN);
 	/* End signals stay blocked: they wait for who reads them. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
@@ -118,7 +121,7 @@ static int start_daemon(struct keeper *k)
 		return -errno;
 	}
 	move_fd(&k->link, pair[0]);
-	k->ready = false;
+	k->ready = k->ending = false;
 	k->begun_ms = now_ms();
 	k->answered = atomic_load(&k->kept->answered);
 	k->beat = atomic_load(&k->kept->beat);
@@ -175,6 +178,9 @@ static bool hear(struct keeper *k)
 	case LINK_UPGRADE:
 		move_fd(&k->exe_next, steal_fd(&m.fd));
 		break;
+	case LINK_ENDING:
+		k->ending = true;
+		break;
 	default:
 		if (!k->was_ready)
 			snprintf(k->why, k->why_size, "%s", m.text);
@@ -211,7 +217,7 @@ static void tick(struct keeper *k)
 		return;
 	}
 	k->silent++;
-	if (!k->ready)
+	if (!k->ready || k->ending)
 		most *= KEEPER_START_FACTOR;
 	if (!most || k->silent < most)
 		return;
@@ -289,19 +295,15 @@ static void say_death(const struct keeper *k, int status)
 			k->ready ? "" : " before it was ready");
 }
 
-/* The end of one that never was ready, and had no predecessor. */
+/* The end of the first, before there was a mount or because it cannot serve
+ * it. */
 static enum next first_failed(const struct keeper *k, int status)
 {
-	if (*k->why)
-		return NEXT_FAILED;
-	if (WIFSIGNALED(status))
+	if (!*k->why && WIFSIGNALED(status))
 		snprintf(
 			k->why, k->why_size,
 			"the daemon was ended by signal %d before the mount answered",
 			WTERMSIG(status));
-	else
-		snprintf(k->why, k->why_size,
-			 "the daemon ended before the mount answered");
 	return NEXT_FAILED;
 }
 
@@ -338,11 +340,11 @@ static enum next judge(struct keeper *k, int status)
 {
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 
-	if (!k->was_ready)
-		return code == DAEMON_ENDED ? NEXT_END
-					    : first_failed(k, status);
 	if (code == DAEMON_ENDED)
 		return NEXT_END;
+	/* Where there is a mount, somebody may wait for its answer already. */
+	if (!k->was_ready && (code == DAEMON_FAILED || k->device < 0))
+		return first_failed(k, status);
 	if (code == DAEMON_FAILED)
 		return NEXT_FAILED;
 	if (code == DAEMON_HANDOVER)
@@ -391,6 +393,8 @@ static int block_signals(void)
 {
 	sigset_t set;
 
+	/* Who reads what we say may end; and who waits for the mount. */
+	(void)signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGTERM);
@@ -452,6 +456,22 @@ static int keep(struct keeper *k)
 	return next == NEXT_END ? 0 : -EIO;
 }
 
+/* A mount that never answered, and that its daemons left behind. */
+static void take_away(const struct keeper *k)
+{
+	const struct attach *a = &k->cfg->attach;
+	cleanup_mounts struct mounts mounts = MOUNTS_INIT;
+	const struct mounts_entry *e = NULL;
+	char why[LINK_TEXT_MAX];
+
+	if (mounts_load(&mounts) == 0)
+		e = mounts_at(&mounts, a->mountpoint);
+	if (!e || strcmp(e->store, a->source) != 0)
+		return;
+	if (attach_unmount(a->mountpoint, true, why, sizeof(why)) < 0)
+		log_write(LOG_WARNING, "unmounting %s: %s", a->mountpoint, why);
+}
+
 int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 {
 	struct keeper k = { .cfg = cfg,
@@ -474,6 +494,11 @@ int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 		snprintf(why, why_size, "starting: %s", strerror(-r));
 	else
 		r = keep(&k);
+	if (r < 0 && !k.was_ready && !*why)
+		snprintf(why, why_size,
+			 "the daemon ended before the mount answered");
+	if (!k.was_ready && k.device >= 0)
+		take_away(&k);
 	/* The rest goes with the process; but nobody waits for these two. */
 	base_closep(&k.device);
 	base_closep(&k.lock);

@@ -31,7 +31,7 @@
 #define KEEPER_PAUSE_AFTER 2 /* of them; then each one longer */
 #define KEEPER_PAUSE_MSEC 100
 #define KEEPER_PAUSE_MAX_MSEC 5000
-/* A start may take so many times longer than a sign of life. */
+/* A start, or an end, may take so many times longer than a sign of life. */
 #define KEEPER_START_FACTOR 10
 
 struct keeper_config {

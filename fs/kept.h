@@ -30,7 +30,7 @@
 
 /* Raised with every change of what is below. */
 #ifndef KEPT_LAYOUT
-#define KEPT_LAYOUT 1
+#define KEPT_LAYOUT 2
 #endif
 
 #define KEPT_SLOTS 64
@@ -73,6 +73,9 @@ struct kept {
 	/* Of all daemons of this mount: requests taken over, those of them that
 	 * had been done and were only answered, those that were given up. */
 	_Atomic uint64_t taken_over, replayed, given_up;
+	/* The limit and its low mark in bytes, if they were changed since the
+	 * mount; 0: they are as the options say. Limit set last. */
+	_Atomic uint64_t limit, low;
 	/* By the keeper: daemons that died, and crashed in a row; its pid. */
 	_Atomic uint64_t deaths, crashes;
 	_Atomic int64_t keeper_pid;

@@ -8,7 +8,8 @@
  *	LINK_DEVICE	the keeper has mounted; here is the connection
  *	LINK_READY	the mount answers
  * Its successors have both, and say LINK_READY. Any may say LINK_UPGRADE, with
- * the program that is to take its place, and end with DAEMON_HANDOVER.
+ * the program that is to take its place, and end with DAEMON_HANDOVER. One
+ * that is to end says LINK_ENDING first: that may take as long as a start.
  *
  * Threads: one reader; any writers.
  */
@@ -26,6 +27,7 @@ enum link_type {
 	LINK_READY,
 	LINK_UPGRADE,
 	LINK_FAILED, /* text: why */
+	LINK_ENDING, /* it serves no more, and closes the store */
 };
 
 /* What a daemon inherits. The last two are for a successor only. */

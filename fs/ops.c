@@ -278,11 +278,13 @@ static int enter_handle(struct ops *ops, struct store_file *f,
 static int leave_handle(struct ops *ops, uint64_t fh)
 {
 	struct store_file *f;
-	int r = handles_remove(ops->handles, fh, &f);
+	int r = handles_take(ops->handles, fh, &f);
 
-	if (r == 0)
-		store_file_close(f);
-	return r;
+	if (r < 0)
+		return r;
+	store_file_close(f);
+	handles_forget(ops->handles, fh);
+	return 0;
 }
 
 static int do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -35,6 +35,18 @@ static json_t *perform_status(const struct request_context *ctx)
 			 report_json(&ctx->source, &status));
 }
 
+/* For who goes on with the mount: its options are older. */
+static void keep_limit(const struct request_context *ctx,
+		       const struct store_status *status)
+{
+	struct kept *k = ctx->source.kept;
+
+	if (!k)
+		return;
+	atomic_store(&k->low, status->low);
+	atomic_store(&k->limit, status->limit);
+}
+
 static json_t *perform_limit(const struct request_context *ctx,
 			     const json_t *request)
 {
@@ -62,6 +74,8 @@ static json_t *perform_limit(const struct request_context *ctx,
 	}
 	if (r < 0)
 		return failure(r);
+	if (limits.limit)
+		keep_limit(ctx, &status);
 	return json_pack("{s:b, s:I, s:I, s:I, s:I}", "ok", 1, "limit_bytes",
 			 (json_int_t)status.limit, "excess_bytes",
 			 (json_int_t)status.excess, "units",

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
@@ -74,21 +75,39 @@ static bool goes_on(const struct serving *d)
 	return d->sv->device >= 0;
 }
 
+struct size_text {
+	char text[24];
+};
+
+/* What was set since the mount, as bytes, or what its options say. */
+static const char *size_now(const struct serving *d, uint64_t bytes,
+			    const char *option, struct size_text *buf)
+{
+	if (!goes_on(d) || !atomic_load(&d->sv->kept->limit))
+		return option;
+	snprintf(buf->text, sizeof(buf->text), "%" PRIu64, bytes);
+	return buf->text;
+}
+
 /* @files: what is open already, of a mount that goes on. */
 static int open_store(struct serving *d, struct store_resume *files, size_t n,
 		      char *why, size_t why_size)
 {
 	const struct config *c = d->sv->config;
+	const struct kept *k = d->sv->kept;
+	struct size_text limit, low;
 	const struct store_config config = {
 		.path = d->sv->store,
 		.flags = STORE_OPEN_CREATE,
-		.limits = { .limit = c->limit,
-			    .low = c->low,
+		.limits = { .limit = size_now(d, atomic_load(&k->limit),
+					      c->limit, &limit),
+			    .low = size_now(d, atomic_load(&k->low), c->low,
+					    &low),
 			    .min_free = c->min_free,
 			    .grace_sec = c->grace_sec },
 		.sync_strict = c->sync_strict,
 		.scrub_sec = c->scrub_sec,
-		.distrust = atomic_load(&d->sv->kept->crashes) >= SERVE_CRASHES,
+		.distrust = atomic_load(&k->crashes) >= SERVE_CRASHES,
 		.root_uid = geteuid(),
 		.root_gid = getegid(),
 		.report = on_report,
@@ -328,6 +347,7 @@ static int serve(struct serving *d)
 
 	while ((r = session_wait(d->session, SERVE_BEAT_MSEC)) == -ETIMEDOUT)
 		show_life(d);
+	(void)link_send(d->sv->keeper, LINK_ENDING, -1, NULL);
 	if (r == SIGUSR2)
 		return hand_over(d);
 	if (r > 0) {

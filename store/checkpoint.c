@@ -304,9 +304,12 @@ static int init(struct checkpoint *cp, const struct checkpoint_config *cfg)
 	r = base_cond_init(&cp->wake);
 	if (r < 0)
 		return r;
-	/* Which packs the last process changed is not known any more. */
-	if (cfg->live && syncfs(cfg->index_dir_fd) < 0)
-		return -errno;
+	/* Which packs the last process changed is not known any more. An error
+	 * is told once: who tries again would not hear of what was lost. */
+	if (cfg->live && syncfs(cfg->index_dir_fd) < 0) {
+		freeze(cp, -errno);
+		return cp->error;
+	}
 	r = run_one(cp, false);
 	return r < 0 ? r : start_thread(cp);
 }

@@ -73,7 +73,7 @@ struct checkpoint_config {
 /* Runs the first checkpoint (nothing may be committed between index_open()
  * and its end), then starts the thread. If the index is live, its pages may be
  * those that the side file names, and so may packs that it does not name: the
- * whole file system is synced first. */
+ * whole file system is synced first, and if that fails the store is frozen. */
 int checkpoint_start(const struct checkpoint_config *cfg,
 		     struct checkpoint **ret);
 

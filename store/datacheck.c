@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "store/block.h"
 #include "store/content.h"
@@ -16,6 +17,8 @@
 
 #define DATACHECK_BATCH 256 /* records in one transaction */
 #define DATACHECK_TRIES 4   /* with what changes meanwhile */
+#define DATACHECK_STRAY_LOOKS 50
+#define DATACHECK_STRAY_USEC 100000
 
 static bool datacheck_is_over(const struct datacheck *dc)
 {
@@ -484,13 +487,33 @@ static int datacheck_note(void *arg, uint64_t id)
 struct datacheck_stray {
 	struct datacheck *dc;
 	const struct idset *before;
+	int packs_fd;
+	int looks; /* that are left, for all of them */
 };
+
+/* Between the commit that gives it up and the word to the packs there is a
+ * moment, and background threads may be held up in it. */
+static bool datacheck_stays(struct datacheck_stray *ds, uint64_t id)
+{
+	struct packio_name name = packio_name(id);
+
+	for (;; ds->looks--) {
+		if (packs_busy(ds->dc->t->packs, id) ||
+		    packs_doomed(ds->dc->t->packs, id) ||
+		    faccessat(ds->packs_fd, name.text, F_OK,
+			      AT_SYMLINK_NOFOLLOW) < 0)
+			return false;
+		if (ds->looks <= 0)
+			return true;
+		(void)usleep(DATACHECK_STRAY_USEC);
+	}
+}
 
 static int datacheck_stray(void *arg, uint64_t id)
 {
 	struct datacheck_stray *ds = arg;
 
-	if (idset_has(ds->before, id) && !packs_busy(ds->dc->t->packs, id))
+	if (idset_has(ds->before, id) && datacheck_stays(ds, id))
 		survey_found(ds->dc->s,
 			     "pack %" PRIu64 ": there is a file (packs/%s), "
 			     "but nothing names it",
@@ -506,7 +529,10 @@ int datacheck_strays(struct datacheck *dc, int packs_fd,
 	cleanup_idset struct idset before = { .slots = NULL };
 	cleanup_idset struct idset named = { .slots = NULL };
 	cleanup_idset struct idset after = { .slots = NULL };
-	struct datacheck_stray ds = { .dc = dc, .before = &before };
+	struct datacheck_stray ds = { .dc = dc,
+				      .before = &before,
+				      .packs_fd = packs_fd,
+				      .looks = DATACHECK_STRAY_LOOKS };
 	int r;
 
 	dc->stop_ns = 0; /* it cannot go on half-way */

@@ -8,6 +8,8 @@
  *   CRASHPOINT_EVERY=1   before it is ready; without it only a daemon that
  *                        takes over a mount is killed
  *   CRASHPOINT_BYTES=T   instead: when it writes bytes that begin with T
+ *   CRASHPOINT_SLOW=USEC instead of all that a disk that takes so much longer
+ *                        for each sync
  */
 #undef _FILE_OFFSET_BITS /* which gives one of two names to some calls */
 #include <fcntl.h>
@@ -27,6 +29,7 @@
 static atomic_long calls_left = -1; /* < 0: never */
 static bool after;
 static const char *poison;
+static useconds_t slow;
 
 /* The arguments of this process, by their place; NULL behind the last. */
 static const char *argument(char *buf, ssize_t n, int which)
@@ -54,6 +57,7 @@ static bool takes_over(char *buf, ssize_t n)
 __attribute__((constructor)) static void begin(void)
 {
 	const char *max = getenv("CRASHPOINT_MAX");
+	const char *slowness = getenv("CRASHPOINT_SLOW");
 	char buf[8192] = "";
 	const char *command;
 	unsigned at = 0;
@@ -68,6 +72,7 @@ __attribute__((constructor)) static void begin(void)
 	poison = getenv("CRASHPOINT_BYTES");
 	if (!takes_over(buf, n) && !getenv("CRASHPOINT_EVERY"))
 		return;
+	slow = slowness ? (useconds_t)strtoul(slowness, NULL, 10) : 0;
 	if (most <= 0 || getrandom(&at, sizeof(at), 0) != (ssize_t)sizeof(at))
 		return;
 	after = at & 1;
@@ -158,11 +163,13 @@ int fallocate64(int fd, int mode, off_t at, off_t n)
 
 int fsync(int fd)
 {
+	usleep(slow);
 	FORWARD(int, SYS_fsync, fd);
 }
 
 int fdatasync(int fd)
 {
+	usleep(slow);
 	FORWARD(int, SYS_fdatasync, fd);
 }
 

@@ -57,7 +57,7 @@ static void expect_none(uint64_t fh)
 	struct store_file *f = file(0);
 
 	ck_assert_int_eq(handles_get(table, fh, &f), -EBADF);
-	ck_assert_int_eq(handles_remove(table, fh, &f), -EBADF);
+	ck_assert_int_eq(handles_take(table, fh, &f), -EBADF);
 	ck_assert_ptr_eq(f, file(0));
 }
 
@@ -65,8 +65,9 @@ static void take(uint64_t fh, size_t i)
 {
 	struct store_file *f = NULL;
 
-	ck_assert_int_eq(handles_remove(table, fh, &f), 0);
+	ck_assert_int_eq(handles_take(table, fh, &f), 0);
 	ck_assert_ptr_eq(f, file(i));
+	handles_forget(table, fh);
 }
 
 static void set_up(void)
@@ -233,6 +234,38 @@ START_TEST(another_process_finds_what_was_open)
 }
 END_TEST
 
+static size_t listed(void)
+{
+	struct store_resume *list = NULL;
+	size_t n = 0;
+
+	ck_assert_int_eq(handles_list(table, &list, &n), 0);
+	free(list);
+	return n;
+}
+
+START_TEST(what_is_being_closed_is_open_for_another_process)
+{
+	uint64_t fh = add(1), next;
+	struct store_file *f = NULL;
+
+	handles_set_bad(table, fh);
+	ck_assert_int_eq(handles_take(table, fh, &f), 0);
+	ck_assert_ptr_eq(f, file(1));
+	ck_assert_int_eq(handles_get(table, fh, &f), -EBADF);
+	ck_assert_uint_eq(listed(), 1);
+	next = add(2); /* in a row of its own */
+	ck_assert_uint_ne((uint32_t)next, (uint32_t)fh);
+	handles_forget(table, fh);
+	handles_forget(table, fh);
+	handles_forget(table, next); /* not taken */
+	ck_assert_uint_eq(listed(), 1);
+	ck_assert_uint_eq(handles_count(table), 1);
+	take(next, 2);
+	ck_assert_uint_eq(listed(), 0);
+}
+END_TEST
+
 START_TEST(memory_of_another_layout_is_refused)
 {
 	struct kept *k;
@@ -294,6 +327,7 @@ int main(void)
 	tcase_add_test(tc, threads_do_not_mix_up_their_files);
 	tcase_add_test(tc, a_full_table_says_so);
 	tcase_add_test(tc, another_process_finds_what_was_open);
+	tcase_add_test(tc, what_is_being_closed_is_open_for_another_process);
 	tcase_add_test(tc, memory_of_another_layout_is_refused);
 	tcase_add_test(tc, freeing_the_table_closes_what_is_open);
 	suite_add_tcase(suite, tc);

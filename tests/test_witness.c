@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "iotap.h"
 #include "scratch.h"
 #include "store/side.h"
 #include "store/store.h"
@@ -213,6 +214,29 @@ START_TEST(what_was_gone_on_from_is_saved_first)
 }
 END_TEST
 
+static int fail_syncfs(const struct iotap_call *call, enum iotap_phase phase)
+{
+	return call->op == IOTAP_SYNCFS && phase == IOTAP_BEFORE ? EIO : 0;
+}
+
+/* The kernel tells of lost writes only once. */
+START_TEST(what_may_have_been_lost_is_not_gone_on_from)
+{
+	struct store *st;
+
+	killed_after(save_and_go_on);
+	iotap_hook = fail_syncfs;
+	ck_assert_int_eq(try_open(true, NULL, 0, &st), -EIO);
+	iotap_hook = NULL;
+	ck_assert_int_eq(try_open(true, NULL, 0, &st), -ESTALE);
+	st = open_store(false, NULL, 0);
+	ck_assert_uint_ne(lookup(st, "saved"), 0);
+	ck_assert_uint_eq(lookup(st, "new19"), 0);
+	check_store(st);
+	ck_assert_int_eq(store_close(st), 0);
+}
+END_TEST
+
 /* ---- what is open ---- */
 
 static void leave_open(struct store *st)
@@ -381,6 +405,7 @@ int main(void)
 	tcase_add_test(tc, no_witness_is_none);
 	tcase_add_test(tc, another_data_file_has_no_witness);
 	tcase_add_test(tc, what_was_gone_on_from_is_saved_first);
+	tcase_add_test(tc, what_may_have_been_lost_is_not_gone_on_from);
 	tcase_add_test(tc, what_was_open_is_open_again);
 	tcase_add_test(tc, what_nobody_has_open_any_more_is_swept);
 	tcase_add_test(tc, a_successor_is_told_what_was_done);

@@ -12,10 +12,12 @@ import errno
 import json
 import os
 import pathlib
+import pty
 import random
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -409,6 +411,76 @@ def test_a_user_s_own_mount_survives_too(mount, tmp_path):
         os.chmod("/dev/fuse", before)
 
 
+# ---- the keeper's own troubles ----
+
+def test_the_first_daemon_is_killed_before_it_is_ready(mount):
+    """As soon as there is a mount, for which others may be waiting."""
+    store = mount(start=False)
+    for _ in range(5):
+        with subprocess.Popen([binary(), "mount", "-f", store.path, store.mnt],
+                              stderr=subprocess.PIPE) as keeper:
+            while not is_mounted(store.mnt):
+                assert keeper.poll() is None
+            os.kill(daemon_pid(store), signal.SIGKILL)
+            assert os.listdir(store.mnt) == []
+            store.do("umount", store.mnt)
+            assert keeper.wait(timeout=60) == 0
+
+
+def test_daemons_that_die_before_one_is_ready_leave_no_mount(mount):
+    """But for a first one that was quicker than its killer."""
+    store = mount(start=False)
+    env = {**os.environ, "CRASHPOINT_MAX": "1",
+           "LD_PRELOAD": str(beside("libcrashpoint.so"))}
+    for _ in range(10):
+        with subprocess.Popen([binary(), "mount", "-f", store.path, store.mnt],
+                              env=env, stderr=subprocess.PIPE,
+                              text=True) as keeper:
+            while not is_mounted(store.mnt):
+                assert keeper.poll() is None
+            os.kill(daemon_pid(store), signal.SIGKILL)
+            said = keeper.communicate(timeout=60)[1]
+        assert keeper.returncode == 1
+        if "before the mount answered" in said:
+            assert not is_mounted(store.mnt)
+            return
+        store.do("umount", store.mnt)
+    pytest.fail("no daemon was killed early enough")
+
+
+def test_nobody_reads_what_the_keeper_says(mount):
+    store = mount(start=False)
+    with subprocess.Popen([binary(), "mount", "-f", store.path, store.mnt],
+                          stderr=subprocess.PIPE) as keeper:
+        wait_for(lambda: is_mounted(store.mnt), "the mount")
+        os.stat(store.mnt)
+        keeper.stderr.close()
+        kill_daemon(store)
+        kill_daemon(store)
+        assert store.status()["daemon_deaths"] == 2
+        store.do("umount", store.mnt)
+        assert keeper.wait(timeout=60) == 0
+
+
+def test_on_a_terminal_that_stops_who_writes_in_its_background(mount):
+    store = mount(start=False)
+    keeper, terminal = pty.fork()
+    if keeper == 0:
+        attr = termios.tcgetattr(2)
+        attr[3] |= termios.TOSTOP
+        termios.tcsetattr(2, termios.TCSANOW, attr)
+        os.execv(binary(), [binary(), "mount", "-f", store.path, store.mnt])
+    try:
+        wait_for(lambda: is_mounted(store.mnt), "the mount")
+        assert os.listdir(store.mnt) == []
+        os.write(terminal, b"\x03")
+        assert wait_for(lambda: os.waitpid(keeper, os.WNOHANG)[0],
+                        "the end that Ctrl-C asks for")
+        assert not is_mounted(store.mnt)
+    finally:
+        os.close(terminal)
+
+
 # ---- hung, crashing ----
 
 def test_one_that_hangs_is_replaced(mount):
@@ -424,6 +496,33 @@ def test_one_that_hangs_is_replaced(mount):
     os.mkdir(store.mnt / "b")
     assert "no sign of life" in store.log()
     assert store.status()["daemon_deaths"] == 1
+
+
+def test_one_that_takes_its_time_to_end_does_not_hang(mount):
+    """Each sync takes a while: so does closing the store, with all of them."""
+    store = start(mount, "watchdog=2", CRASHPOINT_SLOW="1300000",
+                  LD_PRELOAD=str(beside("libcrashpoint.so")))
+    kill_daemon(store)  # the first is as fast as ever
+    (store.mnt / "a").write_bytes(b"a" * 100_000)
+    begun = time.monotonic()
+    store.umount()
+    assert time.monotonic() - begun > 3, "closing it took no time"
+    assert "no sign of life" not in store.log()
+
+
+def test_a_limit_that_was_set_stays(mount):
+    store = start(mount, "limit=200M,low=100M")
+    kill_daemon(store)
+    assert store.status()["limit_bytes"] == 200 * MIB
+    store.do("limit", store.mnt, "80M")
+    before = store.status()
+    assert before["limit_bytes"] == 80 * MIB
+    for _ in range(2):
+        kill_daemon(store)
+        now = store.status()
+        assert now["limit_bytes"] == before["limit_bytes"]
+        assert now["low_bytes"] == before["low_bytes"]
+    assert store.remount().status()["limit_bytes"] == 200 * MIB
 
 
 def test_a_crash_leaves_its_stack(mount):
