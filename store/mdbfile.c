@@ -65,6 +65,19 @@ static bool page_sane(const uint8_t *meta)
 	       get_u64(meta, META_LAST_PAGE) < UINT32_MAX;
 }
 
+/* Transactions take turns: each writes the page of its own parity. */
+static bool page_has_turn(const uint8_t *meta, uint64_t which)
+{
+	uint64_t txnid = get_u64(meta, META_TXNID);
+
+	return !txnid || (txnid & 1) == which;
+}
+
+bool mdbfile_in_turn(const uint8_t *meta, uint64_t page_size)
+{
+	return page_has_turn(meta, 0) && page_has_turn(meta + page_size, 1);
+}
+
 /* The newer page: LMDB's own choice. */
 static const uint8_t *newer(const uint8_t *meta, uint64_t page_size)
 {

@@ -23,6 +23,10 @@ bool mdbfile_page_size_sane(uint64_t page_size);
  * pages that LMDB 0.9 can read, the newer of which is of transaction @txnid. */
 bool mdbfile_sane(const uint8_t *meta, uint64_t page_size, uint64_t txnid);
 
+/* Of two sane ones: is each that of a transaction that writes there? If not,
+ * LMDB's next one may overwrite what it goes on from. */
+bool mdbfile_in_turn(const uint8_t *meta, uint64_t page_size);
+
 /* Pages up to the last one in use, by the newer of two sane meta pages. */
 uint64_t mdbfile_pages(const uint8_t *meta, uint64_t page_size);
 

@@ -84,7 +84,8 @@ static int check_snapshot(int fd, const struct side *side, const char *where,
 	struct stat st;
 	int r;
 
-	if (!mdbfile_sane(side->meta, side->page_size, side->txnid))
+	if (!mdbfile_sane(side->meta, side->page_size, side->txnid) ||
+	    !mdbfile_in_turn(side->meta, side->page_size))
 		return unreadable(why, "%s holds no usable meta pages", where);
 	if (fstat(fd, &st) < 0)
 		return -errno;

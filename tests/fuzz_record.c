@@ -59,7 +59,7 @@ static void check_block(const uint8_t *data, size_t size)
 
 	if (record_block_decode(data, size, &bl) < 0)
 		return;
-	assert(bl.pack && bl.length && bl.refs);
+	assert(bl.length && bl.refs);
 	assert(bl.length <= INT64_MAX - bl.offset);
 	assert(size == record_block_encode(&bl, again));
 	assert(!memcmp(again, data, size));
