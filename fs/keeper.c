@@ -40,6 +40,7 @@ struct keeper {
 	int link;
 	int trace_in;
 	bool ready, ending;
+	bool is_new; /* it is the program that is to follow */
 	int64_t begun_ms;
 	uint64_t answered;
 	uint64_t beat;
@@ -122,6 +123,7 @@ static int start_daemon(struct keeper *k)
 	}
 	move_fd(&k->link, pair[0]);
 	k->ready = k->ending = false;
+	k->is_new = k->exe_next >= 0;
 	k->begun_ms = now_ms();
 	k->answered = atomic_load(&k->kept->answered);
 	k->beat = atomic_load(&k->kept->beat);
@@ -349,7 +351,7 @@ static enum next judge(struct keeper *k, int status)
 		return NEXT_FAILED;
 	if (code == DAEMON_HANDOVER)
 		return NEXT_DAEMON;
-	if (k->exe_next >= 0) {
+	if (k->is_new && !k->ready) {
 		log_write(
 			LOG_ERR, "%s: the one before goes on",
 			code == DAEMON_NOT_MINE
@@ -448,7 +450,9 @@ static int keep(struct keeper *k)
 		if (r < 0) {
 			log_write(LOG_ERR, "starting a daemon: %s",
 				  strerror(-r));
-			k->short_lives++;
+			/* It may be possible later: not to give up for. */
+			if (k->short_lives + 1 < KEEPER_SHORT_LIVES)
+				k->short_lives++;
 			continue;
 		}
 		next = judge(k, watch(k));

@@ -10,34 +10,7 @@
 
 #include "store/base.h"
 #include "store/mdbfile.h"
-
-/*
- * A page, as LMDB 0.9 lays it out on 64-bit machines:
- *   0 u64 page number   10 u16 flags   12 u16 lower   14 u16 upper
- *  16 u16 offsets of the nodes, up to lower; the nodes lie from upper on.
- *  An overflow page has 12 u32 number of pages, and bytes from 16 on.
- * A node:
- *   0 u32 value length, in a branch the low half of the page number
- *   4 u16 flags, in a branch the rest of it      6 u16 key length
- *   8 key, value; with NODE_BIG the value is a u64 overflow page
- */
-enum {
-	PAGE_NUMBER = 0,
-	PAGE_FLAGS = 10,
-	PAGE_LOWER = 12,
-	PAGE_UPPER = 14,
-	PAGE_HEAD = 16,
-	NODE_LENGTH = 0,
-	NODE_FLAGS = 4,
-	NODE_KEY_LENGTH = 6,
-	NODE_HEAD = 8,
-};
-
-#define PAGE_BRANCH 0x01
-#define PAGE_LEAF 0x02
-#define PAGE_OVERFLOW 0x04
-#define NODE_BIG 0x01
-#define NODE_TABLE 0x02 /* the value is a table record */
+#include "store/mdbpage.h"
 
 #define KEY_MAX 511
 #define DEPTH_MAX 24 /* 2^24 leaves fill the map; LMDB's cursors end at 32 */
@@ -86,30 +59,6 @@ struct audit {
 	struct audit_found found;
 };
 
-static uint16_t get_u16(const uint8_t *p)
-{
-	uint16_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint32_t get_u32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint64_t get_u64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
 static int wrong(struct audit *au, uint64_t page, const char *what)
 {
 	au->found.page = page;
@@ -147,17 +96,17 @@ static int read_at(struct audit *au, uint64_t page, void *buf, size_t len)
 
 static const uint8_t *node_at(const struct level *lv, unsigned at)
 {
-	return lv->page + get_u16(lv->page + PAGE_HEAD + 2 * (size_t)at);
+	return lv->page + mdbpage_u16(lv->page + PAGE_HEAD + 2 * (size_t)at);
 }
 
 static size_t node_size(const uint8_t *node, bool leaf)
 {
-	size_t len = NODE_HEAD + get_u16(node + NODE_KEY_LENGTH);
+	size_t len = NODE_HEAD + mdbpage_u16(node + NODE_KEY_LENGTH);
 
-	if (leaf && (get_u16(node + NODE_FLAGS) & NODE_BIG))
+	if (leaf && (mdbpage_u16(node + NODE_FLAGS) & NODE_BIG))
 		len += sizeof(uint64_t);
 	else if (leaf)
-		len += get_u32(node + NODE_LENGTH);
+		len += mdbpage_u32(node + NODE_LENGTH);
 	return len + len % 2;
 }
 
@@ -173,7 +122,7 @@ static size_t node_max(const struct audit *au)
 /* The nodes fill the page from upper to its end, each byte once. */
 static int check_nodes(struct audit *au, const struct level *lv, bool leaf)
 {
-	size_t upper = get_u16(lv->page + PAGE_UPPER);
+	size_t upper = mdbpage_u16(lv->page + PAGE_UPPER);
 	size_t left = au->page_size - upper;
 	const uint8_t *node;
 	size_t off;
@@ -190,7 +139,7 @@ static int check_nodes(struct audit *au, const struct level *lv, bool leaf)
 		if (size > au->page_size - off || size > left)
 			return wrong(au, lv->number, "has a damaged node");
 		if (size > node_max(au) ||
-		    get_u16(node + NODE_KEY_LENGTH) > KEY_MAX)
+		    mdbpage_u16(node + NODE_KEY_LENGTH) > KEY_MAX)
 			return wrong(au, lv->number, "has too large a node");
 		if (memchr(au->covered + off / 2, 1, size / 2))
 			return wrong(au, lv->number, "has nodes that overlap");
@@ -204,8 +153,8 @@ static int check_nodes(struct audit *au, const struct level *lv, bool leaf)
 
 static uint64_t child_of(const uint8_t *node)
 {
-	return get_u32(node + NODE_LENGTH) |
-	       (uint64_t)get_u16(node + NODE_FLAGS) << 32;
+	return mdbpage_u32(node + NODE_LENGTH) |
+	       (uint64_t)mdbpage_u16(node + NODE_FLAGS) << 32;
 }
 
 static int compare(const struct tree *tree, const uint8_t *key, size_t len)
@@ -217,8 +166,8 @@ static int compare(const struct tree *tree, const uint8_t *key, size_t len)
 	int r;
 
 	if (tree->kind == TREE_FREE) {
-		a = get_u64(key);
-		b = get_u64(last->bytes);
+		a = mdbpage_u64(key);
+		b = mdbpage_u64(last->bytes);
 		return (a > b) - (a < b);
 	}
 	r = memcmp(key, last->bytes, common);
@@ -231,7 +180,7 @@ static int next_key(struct audit *au, struct tree *tree, uint64_t page,
 		    const uint8_t *node, bool separator)
 {
 	const uint8_t *key = node + NODE_HEAD;
-	size_t len = get_u16(node + NODE_KEY_LENGTH);
+	size_t len = mdbpage_u16(node + NODE_KEY_LENGTH);
 	int r;
 
 	if (len == 0 || len > KEY_MAX ||
@@ -252,7 +201,7 @@ static int next_key(struct audit *au, struct tree *tree, uint64_t page,
 static int big_value(struct audit *au, struct tree *tree, const uint8_t *value,
 		     size_t len, uint8_t **ret)
 {
-	uint64_t page = get_u64(value);
+	uint64_t page = mdbpage_u64(value);
 	cleanup_free uint8_t *buf = NULL;
 	uint8_t head[PAGE_HEAD];
 	uint64_t n;
@@ -263,9 +212,9 @@ static int big_value(struct audit *au, struct tree *tree, const uint8_t *value,
 	r = read_at(au, page, head, sizeof(head));
 	if (r < 0)
 		return r;
-	n = get_u32(head + PAGE_LOWER);
-	if (get_u64(head + PAGE_NUMBER) != page ||
-	    get_u16(head + PAGE_FLAGS) != PAGE_OVERFLOW || n == 0 ||
+	n = mdbpage_u32(head + PAGE_LOWER);
+	if (mdbpage_u64(head + PAGE_NUMBER) != page ||
+	    mdbpage_u16(head + PAGE_FLAGS) != PAGE_OVERFLOW || n == 0 ||
 	    n * au->page_size < PAGE_HEAD + len)
 		return wrong(au, page, "is no overflow page");
 	r = mark(au, page, n);
@@ -287,16 +236,16 @@ static int big_value(struct audit *au, struct tree *tree, const uint8_t *value,
 static int free_pages(struct audit *au, const struct tree *tree, uint64_t page,
 		      const uint8_t *value, size_t len)
 {
-	uint64_t n = len >= sizeof(n) ? get_u64(value) : UINT64_MAX;
+	uint64_t n = len >= sizeof(n) ? mdbpage_u64(value) : UINT64_MAX;
 	uint64_t last = UINT64_MAX;
 	uint64_t free;
 	uint64_t i;
 	int r;
 
-	if (n >= len / sizeof(n) || get_u64(tree->last.bytes) > au->txnid)
+	if (n >= len / sizeof(n) || mdbpage_u64(tree->last.bytes) > au->txnid)
 		return wrong(au, page, "has a wrong list of free pages");
 	for (i = 1; i <= n; i++) {
-		free = get_u64(value + i * sizeof(n));
+		free = mdbpage_u64(value + i * sizeof(n));
 		if (free >= last)
 			return wrong(au, page, "has free pages out of order");
 		last = free;
@@ -338,10 +287,10 @@ static int tell_record(struct audit *au, const struct tree *tree,
 static int leaf_node(struct audit *au, struct tree *tree, uint64_t page,
 		     const uint8_t *node)
 {
-	uint16_t flags = get_u16(node + NODE_FLAGS);
+	uint16_t flags = mdbpage_u16(node + NODE_FLAGS);
 	const uint8_t *value =
-		node + NODE_HEAD + get_u16(node + NODE_KEY_LENGTH);
-	size_t len = get_u32(node + NODE_LENGTH);
+		node + NODE_HEAD + mdbpage_u16(node + NODE_KEY_LENGTH);
+	size_t len = mdbpage_u32(node + NODE_LENGTH);
 	cleanup_free uint8_t *buf = NULL;
 	int r;
 
@@ -367,11 +316,12 @@ static int leaf_node(struct audit *au, struct tree *tree, uint64_t page,
 
 static int check_page(struct audit *au, struct level *lv, bool leaf)
 {
-	size_t lower = get_u16(lv->page + PAGE_LOWER);
-	size_t upper = get_u16(lv->page + PAGE_UPPER);
+	size_t lower = mdbpage_u16(lv->page + PAGE_LOWER);
+	size_t upper = mdbpage_u16(lv->page + PAGE_UPPER);
 
-	if (get_u64(lv->page + PAGE_NUMBER) != lv->number ||
-	    get_u16(lv->page + PAGE_FLAGS) != (leaf ? PAGE_LEAF : PAGE_BRANCH))
+	if (mdbpage_u64(lv->page + PAGE_NUMBER) != lv->number ||
+	    mdbpage_u16(lv->page + PAGE_FLAGS) !=
+		    (leaf ? PAGE_LEAF : PAGE_BRANCH))
 		return wrong(au, lv->number, "is no page of its tree");
 	if (lower <= PAGE_HEAD || lower % 2 || lower > upper || upper % 2 ||
 	    upper > au->page_size)

@@ -7,24 +7,9 @@
 #include <sys/stat.h>
 
 #include "store/mdbfile.h"
+#include "store/mdbpage.h"
 #include "store/side.h"
 #include "store/value.h"
-
-/* Pages and nodes: see audit.c. */
-enum {
-	PAGE_FLAGS = 10,
-	PAGE_LOWER = 12,
-	PAGE_HEAD = 16,
-	NODE_LENGTH = 0,
-	NODE_FLAGS = 4,
-	NODE_KEY_LENGTH = 6,
-	NODE_HEAD = 8,
-};
-
-#define PAGE_BRANCH 0x01
-#define PAGE_LEAF 0x02
-#define NODE_BIG 0x01
-#define NODE_TABLE 0x02
 
 #define DEPTH_MAX 32
 #define ROOTS_MAX 64
@@ -61,30 +46,6 @@ struct node {
 	uint64_t child; /* of a branch */
 };
 
-static uint16_t get_u16(const uint8_t *p)
-{
-	uint16_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint32_t get_u32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint64_t get_u64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
 static bool salvage_seen(const struct salvage *sv, uint64_t page)
 {
 	return sv->seen[page / 8] & (1 << page % 8);
@@ -103,24 +64,24 @@ static bool salvage_mark(struct salvage *sv, uint64_t page)
 static bool salvage_node(const struct salvage *sv, const uint8_t *page,
 			 unsigned at, bool leaf, struct node *ret)
 {
-	size_t off = get_u16(page + PAGE_HEAD + 2 * (size_t)at), room;
+	size_t off = mdbpage_u16(page + PAGE_HEAD + 2 * (size_t)at), room;
 	const uint8_t *node = page + off;
 	uint16_t flags;
 
 	if (off < PAGE_HEAD || off + NODE_HEAD > sv->page_size)
 		return false;
 	room = sv->page_size - off - NODE_HEAD;
-	flags = get_u16(node + NODE_FLAGS);
+	flags = mdbpage_u16(node + NODE_FLAGS);
 	ret->key = node + NODE_HEAD;
-	ret->key_len = get_u16(node + NODE_KEY_LENGTH);
+	ret->key_len = mdbpage_u16(node + NODE_KEY_LENGTH);
 	if (ret->key_len > room)
 		return false;
-	ret->child = get_u32(node + NODE_LENGTH) | (uint64_t)flags << 32;
+	ret->child = mdbpage_u32(node + NODE_LENGTH) | (uint64_t)flags << 32;
 	if (!leaf)
 		return true;
 	room -= ret->key_len;
 	ret->value = ret->key + ret->key_len;
-	ret->len = get_u32(node + NODE_LENGTH);
+	ret->len = mdbpage_u32(node + NODE_LENGTH);
 	ret->big = flags & NODE_BIG;
 	ret->table = flags & NODE_TABLE;
 	return room >= (ret->big ? sizeof(uint64_t) : ret->len);
@@ -135,7 +96,7 @@ static const uint8_t *salvage_value(struct salvage *sv, const struct node *nd)
 
 	if (!nd->big)
 		return nd->value;
-	page = get_u64(nd->value);
+	page = mdbpage_u64(nd->value);
 	if (page < 2 || page >= sv->pages || nd->len > VALUE_MAX)
 		return NULL;
 	if (pread(sv->fd, sv->big, nd->len,
@@ -194,11 +155,12 @@ static int salvage_list(struct salvage *sv, const uint8_t *list, size_t len)
 {
 	uint64_t n = len / sizeof(uint64_t);
 
-	if (!n || get_u64(list) > n - 1)
+	if (!n || mdbpage_u64(list) > n - 1)
 		return 0;
-	n = get_u64(list);
+	n = mdbpage_u64(list);
 	for (uint64_t i = 1; i <= n; i++)
-		(void)salvage_mark(sv, get_u64(list + i * sizeof(uint64_t)));
+		(void)salvage_mark(sv,
+				   mdbpage_u64(list + i * sizeof(uint64_t)));
 	return 1;
 }
 
@@ -209,7 +171,7 @@ static int salvage_free(struct salvage *sv, const struct node *nd)
 
 	if (!nd->big)
 		return salvage_list(sv, nd->value, nd->len);
-	page = get_u64(nd->value);
+	page = mdbpage_u64(nd->value);
 	if (page >= sv->pages || nd->len > sv->pages * sizeof(uint64_t))
 		return 0;
 	buf = malloc(nd->len + 1);
@@ -238,7 +200,7 @@ static bool salvage_read_page(struct salvage *sv, uint64_t number,
  * what is none has no checksum. */
 static unsigned salvage_count(const struct salvage *sv, const uint8_t *page)
 {
-	size_t lower = get_u16(page + PAGE_LOWER);
+	size_t lower = mdbpage_u16(page + PAGE_LOWER);
 
 	if (lower < PAGE_HEAD || lower > sv->page_size)
 		lower = sv->page_size;
@@ -291,7 +253,7 @@ static int salvage_page(struct salvage *sv, uint64_t number, unsigned depth);
 static int salvage_nodes(struct salvage *sv, const uint8_t *page,
 			 unsigned depth)
 {
-	bool branch = get_u16(page + PAGE_FLAGS) == PAGE_BRANCH;
+	bool branch = mdbpage_u16(page + PAGE_FLAGS) == PAGE_BRANCH;
 	unsigned n = salvage_count(sv, page);
 	struct node nd;
 	int r = 0;
@@ -345,8 +307,8 @@ static int salvage_rest(struct salvage *sv)
 	for (uint64_t i = 2; i < sv->pages && r >= 0; i++) {
 		if (salvage_seen(sv, i) ||
 		    !salvage_read_page(sv, i, sv->page[0]) ||
-		    get_u16(sv->page[0] + PAGE_FLAGS) != PAGE_LEAF ||
-		    get_u64(sv->page[0]) != i)
+		    mdbpage_u16(sv->page[0] + PAGE_FLAGS) != PAGE_LEAF ||
+		    mdbpage_u64(sv->page[0]) != i)
 			continue;
 		(void)salvage_mark(sv, i);
 		r = salvage_nodes(sv, sv->page[0], 0);
