@@ -121,9 +121,9 @@ static uint64_t judge_disk_bytes(const struct scratch *path)
 }
 
 /*
- * Within it, or soon again: holes that were punched before the cut may not be on
- * the disk, while what took their place is; no real file system loses the one
- * and keeps the other, but these images do.
+ * Within it, or soon again. A few images in a thousand were above it when they
+ * were opened. Holes that were punched before the cut and are not on the disk,
+ * while what took their place is, would explain that; it has not been shown.
  */
 static void judge_limit(const struct scratch *path)
 {
