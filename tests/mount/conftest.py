@@ -18,10 +18,12 @@ import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+TREE = pathlib.Path(__file__).parents[2]
+sys.path[:0] = [str(TREE / "tests"), str(TREE / "contrib" / "bench")]
 
 import mounted  # noqa: E402
 import realpip  # noqa: E402
+from benchlib import engines  # noqa: E402
 
 LOG_LINES = 60  # of a failed test's daemon that are shown; the file has all
 
@@ -134,6 +136,12 @@ def loopfs(tmp_path):
 def wheels():
     """A directory of real wheels and an sdist, fetched once from PyPI."""
     return realpip.fetch_wheels()
+
+
+@pytest.fixture(scope="session")
+def base_tarball():
+    """The root of a small Debian with pip, for images: made once."""
+    return engines.base_root(realpip.DATA.parent / "base.tar")
 
 
 @pytest.fixture(scope="session")
