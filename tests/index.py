@@ -7,7 +7,7 @@ It speaks what pip speaks to PyPI: project pages as JSON (PEP 691) or HTML
 the headers that decide what pip may cache: ETag, Cache-Control, Vary and
 X-PyPI-File-*. A request for what the client already has is answered 304.
 
-    tests/index.py --dir WHEELDIR [--port N] [--log FILE] [--tls]
+    tests/index.py --dir WHEELDIR [--port N] [--log FILE] [--tls] [--rate R]
 
 The first line printed is `listening on URL`, where URL is what pip takes as
 --index-url. In a test: `with Index(directory) as index: ... index.url`, and
@@ -29,6 +29,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.parse
 import zipfile
 
@@ -130,6 +131,32 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def bits_per_second(text):
+    """The rate in @text, such as 35mbit, 500kbit or 1gbit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|m|g)bit", text)
+    if not match or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a rate such as 35mbit or 500kbit")
+    return float(match[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[match[2]]
+
+
+class Line:
+    """A line of @rate bits a second that all connections share."""
+
+    def __init__(self, rate):
+        self._seconds_per_byte = 8 / rate
+        self._lock = threading.Lock()
+        self._free = 0.0  # when the line has sent all it was given
+
+    def send(self, size):
+        """Return when the line has room for @size bytes more."""
+        with self._lock:
+            begin = max(self._free, time.monotonic())
+            self._free = begin + size * self._seconds_per_byte
+            wait = self._free - time.monotonic()
+        time.sleep(max(wait, 0))
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers one connection; `self.server.index` is the Index."""
 
@@ -213,6 +240,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return status
 
     def _write(self, piece):
+        if self.server.index.line:
+            self.server.index.line.send(len(piece))
         self.wfile.write(piece)
         self.sent += len(piece)
 
@@ -248,10 +277,13 @@ class Index:
     @log        JSON lines are appended to it: method, path, status, bytes
     @tls        serve https with a fresh certificate, whose file is `cert`
     @cacheable  False: send neither ETag nor Cache-Control, as some mirrors
+    @rate       bits a second for all bodies together; None: no bound
     """
 
-    def __init__(self, directory, port=0, log=None, tls=False, cacheable=True):
+    def __init__(self, directory, port=0, log=None, tls=False, cacheable=True,
+                 rate=None):
         self.cacheable = cacheable
+        self.line = Line(rate) if rate else None
         self.requests = []
         self._lock = threading.Lock()
         self._log = open(log, "a", encoding="utf-8") if log else None
@@ -348,10 +380,13 @@ def main():
                         "line printed names its file (for pip's --cert)")
     parser.add_argument("--no-cache-headers", action="store_true",
                         help="send neither ETag nor Cache-Control")
+    parser.add_argument("--rate", type=bits_per_second, metavar="RATE",
+                        help="send so much at most, all connections "
+                        "together, e.g. 35mbit")
     args = parser.parse_args()
     try:
         index = Index(args.dir, args.port, args.log, args.tls,
-                      not args.no_cache_headers)
+                      not args.no_cache_headers, args.rate)
     except (OSError, ValueError, zipfile.BadZipFile) as e:
         sys.exit(f"index.py: {e}")
     print(f"listening on {index.url}", flush=True)

@@ -8,6 +8,7 @@ They want root and the packages docker.io, buildah and debootstrap.
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import shutil
@@ -19,6 +20,7 @@ import time
 BASE = "base"  # the image that every engine here has
 DOCKER = "/usr/bin/docker"  # others in PATH may lack the old builder's flags
 DOCKERD = "/usr/sbin/dockerd"
+PIP_CACHE = "/root/.cache/pip"
 START_SECONDS = 120
 STOP_SECONDS = 60
 INCLUDE = "python3,python3-pip,python3-venv,ca-certificates"
@@ -91,6 +93,21 @@ def base_root(tarball):
     return tarball
 
 
+def overlays(where):
+    """Does an overlay mount work with all its directories below @where?"""
+    with tempfile.TemporaryDirectory(dir=where) as top:
+        for name in ("lower", "upper", "work", "merged"):
+            os.mkdir(os.path.join(top, name))
+        done = subprocess.run(
+            ["mount", "-t", "overlay", "overlay", "-o",
+             "lowerdir=lower,upperdir=upper,workdir=work", "merged"],
+            cwd=top, check=False, capture_output=True)
+        if done.returncode != 0:
+            return False
+        subprocess.run(["umount", "merged"], cwd=top, check=True)
+        return True
+
+
 # ---- docker -----------------------------------------------------------------
 
 class Docker:
@@ -101,6 +118,8 @@ class Docker:
             docker.run("build", "--network", "host", ...)
     """
 
+    kind = "docker"
+
     def __init__(self, where, driver="vfs"):
         self.where = pathlib.Path(where)
         self.driver = driver
@@ -109,6 +128,8 @@ class Docker:
         self.short = tempfile.mkdtemp(prefix="docker-", dir="/tmp")
         self.socket = pathlib.Path(self.short, "sock")
         self.host = f"unix://{self.socket}"
+        self.env = dict(os.environ, DOCKER_BUILDKIT="1",
+                        BUILDKIT_PROGRESS="plain")
         self.process = None
 
     def __enter__(self):
@@ -164,11 +185,40 @@ class Docker:
 
     def run(self, *args, timeout=1800):
         """What `docker @args` printed; EngineError if it failed."""
-        env = dict(os.environ, DOCKER_BUILDKIT="1", BUILDKIT_PROGRESS="plain")
-        return checked(self.command(*args), timeout, env)
+        return checked(self.command(*args), timeout, self.env)
 
     def load_base(self, tarball):
         self.run("import", tarball, BASE)
+
+    def build(self, directory, tag, *options):
+        """Make the image @tag of the Dockerfile in @directory."""
+        self.run("build", "--network", "host", "--tag", tag, *options,
+                 directory)
+
+    def size(self, tag):
+        """The bytes of all layers of an image."""
+        return int(self.run("image", "inspect", "--format", "{{.Size}}", tag))
+
+    def prune(self):
+        """Drop the builder's cache: layers and cache mounts; not images."""
+        self.run("builder", "prune", "--all", "--force")
+
+    drop_caches = prune
+
+    @property
+    def attach_options(self):
+        """What `pipcachefs attach docker MOUNTPOINT` is to be told."""
+        return ["--docker-host", self.host]
+
+    def cache_mounts(self):
+        """The directories of pip's cache mounts."""
+        listed = json.loads(self.run("system", "df", "--verbose", "--format",
+                                     "{{json .BuildCache}}"))
+        below = "diff" if self.driver == "overlay2" else ""
+        where = self.root / (self.driver if below else "vfs/dir")
+        return [where / entry["ID"].rstrip("*") / below for entry in listed
+                if entry["CacheType"] == "exec.cachemount"
+                and PIP_CACHE in entry["Description"]]
 
 
 # ---- buildah ----------------------------------------------------------------
@@ -176,13 +226,19 @@ class Docker:
 class Buildah:
     """buildah with storage of its own below @where."""
 
-    def __init__(self, where, isolation="chroot"):
+    kind = "buildah"
+    attach_options = ()
+
+    def __init__(self, where, isolation="chroot", driver="vfs"):
         self.where = pathlib.Path(where)
         self.isolation = isolation
-        self.env = dict(os.environ, BUILDAH_ISOLATION=isolation)
+        self.driver = driver
+        # Cache mounts are below the directory for temporary files.
+        self.env = dict(os.environ, BUILDAH_ISOLATION=isolation,
+                        TMPDIR=str(self.where / "tmp"))
 
     def __enter__(self):
-        self.where.mkdir(parents=True, exist_ok=True)
+        (self.where / "tmp").mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *_):
@@ -192,7 +248,7 @@ class Buildah:
 
     def command(self, *args):
         """The command line of buildah with @args for this storage."""
-        return ["buildah", "--storage-driver", "vfs", "--root",
+        return ["buildah", "--storage-driver", self.driver, "--root",
                 str(self.where / "root"), "--runroot",
                 str(self.where / "run"), *map(str, args)]
 
@@ -204,3 +260,31 @@ class Buildah:
         container = self.run("from", "scratch").strip()
         self.run("add", container, tarball, "/")
         self.run("commit", "--rm", container, BASE)
+
+    def build(self, directory, tag, *options):
+        """Make the image @tag of the Dockerfile in @directory."""
+        self.run("build", "--layers", "--network", "host", "--tag", tag,
+                 *options, directory)
+
+    def size(self, tag):
+        """The bytes of all files of an image."""
+        container = self.run("from", tag).strip()
+        try:
+            root = self.run("mount", container).strip()
+            return int(checked(["du", "-sx", "--block-size=1", root]).split()[0])
+        finally:
+            self.run("rm", container)
+
+    def prune(self):
+        """Drop layers that no image needs; cache mounts stay."""
+        self.run("rmi", "--prune", "--force")
+
+    def drop_caches(self):
+        """Drop such layers, and the cache mounts."""
+        self.prune()
+        for path in (self.where / "tmp").glob("buildah-cache*"):
+            shutil.rmtree(path)
+
+    def cache_mounts(self):
+        """The directories of pip's cache mounts without an id."""
+        return list((self.where / "tmp").glob(f"buildah-cache*{PIP_CACHE}"))

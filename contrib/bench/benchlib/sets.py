@@ -112,10 +112,15 @@ def _fetch(where, missing, have):
                        "what was fetched is kept:\n  " + "\n  ".join(failed))
 
 
+def environment():
+    """This process's, without what would change what pip fetches."""
+    return {key: value for key, value in os.environ.items()
+            if not key.startswith("PIP_") or key in KEPT}
+
+
 def _download(where, args):
     """Fetch one file into the directory @where; returns its name."""
-    env = {key: value for key, value in os.environ.items()
-           if not key.startswith("PIP_") or key in KEPT}
+    env = environment()
     with tempfile.TemporaryDirectory(prefix=".new-", dir=where) as new:
         # pip's own temporary files go here too: they are as large.
         got, env["TMPDIR"] = os.path.join(new, "got"), new
