@@ -6,6 +6,7 @@ import subprocess
 import time
 
 SECONDS = 120  # within which it does what it is there for
+READY = "attached to "
 
 
 class AttachError(Exception):
@@ -26,6 +27,13 @@ class Attached:
             self._process = subprocess.Popen(
                 self._command, env=self._engine.env, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log)
+        try:
+            self._until(lambda: None if READY in self._said()
+                        else "does not say that it is ready")
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -38,25 +46,34 @@ class Attached:
         if status != 0:
             raise AttachError(self._words(f"ended with status {status}"))
 
+    def _said(self):
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
     def _words(self, what):
         return (f"{' '.join(map(str, self._command))} {what}:\n"
-                + self._log.read_text(encoding="utf-8", errors="replace"))
+                + self._said())
+
+    def _until(self, wrong):
+        """Wait until @wrong() has nothing to say."""
+        end = time.monotonic() + SECONDS
+        while why := wrong():
+            if self._process.poll() is not None:
+                raise AttachError(self._words(
+                    f"ended with status {self._process.returncode}"))
+            if time.monotonic() > end:
+                raise AttachError(self._words(f"{why}, for {SECONDS} s"))
+            time.sleep(0.1)
 
     def wait(self):
         """Wait until all cache mounts of the engine are ours."""
-        end = time.monotonic() + SECONDS
-        while True:
+        def bare():
             covered = _mounts()
-            bare = [path for path in self._engine.cache_mounts()
-                    if str(path) not in covered]
-            if not bare:
-                return
-            if self._process.poll() is not None:
-                raise AttachError(self._words("has ended"))
-            if time.monotonic() > end:
-                raise AttachError(self._words(
-                    f"left {bare[0]} alone for {SECONDS} s"))
-            time.sleep(0.1)
+            for path in self._engine.cache_mounts():
+                if str(path) not in covered:
+                    return f"does not cover {path}"
+            return None
+
+        self._until(bare)
 
 
 def _mounts():

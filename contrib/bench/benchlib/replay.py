@@ -50,8 +50,7 @@ class Replay:
     def _build(self, engine, project):
         """Build an image; what it cost."""
         before, begin = len(self.index.requests), time.monotonic()
-        engine.build(project.where, project.name,
-                     "--build-arg", f"PIP_INDEX_URL={self.index.url}")
+        engine.build(project.where, project.name)
         seconds = time.monotonic() - begin
         asked = self.index.requests[before:]
         self.settle()
@@ -79,7 +78,7 @@ class Replay:
     def _attach(self, stack, program, limit_bytes):
         """Mount a store, and let both engines' cache mounts be on it."""
         where = self.where / "pipcachefs"
-        where.mkdir()
+        where.mkdir(parents=True)
         mount = stack.enter_context(
             subject.Mount(program, where, limit_bytes))
         both = [stack.enter_context(attached.Attached(
