@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -101,17 +102,28 @@ void cover_close(struct cover_place *place)
 	*place = (struct cover_place)COVER_PLACE_INIT;
 }
 
-int cover_changed(const struct cover_place *place, struct timespec *ret)
+int cover_watch(const struct cover_place *place)
 {
-	cleanup_close int fd = open_in(place->pid, place->base);
-	struct stat st;
+	cleanup_close int dir = open_in(place->pid, place->base);
+	cleanup_close int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	char link[PROC_PATH_MAX];
 
+	if (dir < 0)
+		return dir;
 	if (fd < 0)
-		return fd;
-	if (fstat(fd, &st) < 0)
 		return -errno;
-	*ret = st.st_mtim;
-	return 0;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir);
+	if (inotify_add_watch(fd, link, IN_CREATE | IN_MOVED_TO) < 0)
+		return -errno;
+	return steal_fd(&fd);
+}
+
+void cover_drain(int watch)
+{
+	char events[4096];
+
+	while (read(watch, events, sizeof(events)) > 0)
+		;
 }
 
 static void close_filep(FILE **f)
@@ -120,6 +132,13 @@ static void close_filep(FILE **f)
 		(void)fclose(*f);
 }
 #define cleanup_file __attribute__((cleanup(close_filep)))
+
+static void close_dirp(DIR **d)
+{
+	if (*d)
+		(void)closedir(*d);
+}
+#define cleanup_dir __attribute__((cleanup(close_dirp)))
 
 static FILE *open_mountinfo(pid_t pid)
 {
@@ -252,6 +271,63 @@ static int perform(struct job *job, int cancel, struct report *ret)
 	return r;
 }
 
+/* ---- uncovering ---- */
+
+static int uncover(int base, const char *path, bool *ret_lazy)
+{
+	cleanup_free char *above = strdup(path);
+	cleanup_close int dir = -1;
+	const char *name;
+	char *slash;
+	int r;
+
+	if (!above)
+		return -ENOMEM;
+	slash = strrchr(above, '/');
+	name = slash ? slash + 1 : above;
+	if (slash)
+		*slash = '\0';
+	dir = open_below(base, slash ? above : ".", O_PATH,
+			 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	if (dir < 0)
+		return dir;
+	if (fchdir(dir) < 0)
+		return -errno;
+	r = unmount(name, 0);
+	for (int i = 0; r == -EBUSY && i < BUSY_TRIES; i++) {
+		usleep(BUSY_PAUSE_USEC);
+		r = unmount(name, 0);
+	}
+	if (r != -EBUSY)
+		return r;
+	*ret_lazy = true;
+	return unmount(name, DETACH);
+}
+
+static int run_take(struct job *job, struct report *report)
+{
+	cleanup_close int base =
+		open_below(AT_FDCWD, job->place->base, O_PATH, 0);
+
+	return base < 0 ? base : uncover(base, job->name, &report->lazy);
+}
+
+int cover_take(const struct cover_place *place, const char *name,
+	       bool *ret_lazy)
+{
+	struct report report = { .result = 0 };
+	struct job job = {
+		.place = place,
+		.name = name,
+		.tree = -1,
+		.run = run_take,
+	};
+	int r = perform(&job, -1, &report);
+
+	*ret_lazy = report.lazy;
+	return r;
+}
+
 /* ---- covering ---- */
 
 /* One step down; owned by @uid and no link, or refused. */
@@ -309,6 +385,46 @@ static int mount_over(const struct job *job, int base)
 	return 0;
 }
 
+/* 0, -ENOTEMPTY, ... */
+static int check_empty(int fd)
+{
+	cleanup_dir DIR *dir = NULL;
+	const struct dirent *d;
+	int own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (own < 0)
+		return -errno;
+	dir = fdopendir(own);
+	if (!dir) {
+		base_closep(&own);
+		return -errno;
+	}
+	while ((d = readdir(dir)) != NULL)
+		if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0)
+			return -ENOTEMPTY;
+	return 0;
+}
+
+/*
+ * Cover what a build has at hand but has not begun to use; the cover shows up
+ * there too if the engine's mounts are shared. If it began to use it just then,
+ * the cover goes again: files shall not change place under a build.
+ */
+static int cover_empty(const struct job *job, int base, int dir)
+{
+	bool lazy;
+	int r = check_empty(dir);
+
+	if (r == 0)
+		r = mount_over(job, base);
+	if (r < 0)
+		return r;
+	r = check_empty(dir);
+	if (r == -ENOTEMPTY)
+		(void)uncover(base, job->name, &lazy);
+	return r;
+}
+
 static int run_put(struct job *job, struct report *report)
 {
 	cleanup_close int base = -1;
@@ -329,6 +445,8 @@ static int run_put(struct job *job, struct report *report)
 	dir = walk_down(below, job->name, job->flags & COVER_MAKE, st.st_uid);
 	if (dir < 0)
 		return dir;
+	if (job->flags & COVER_EMPTY)
+		return cover_empty(job, base, dir);
 	r = adopt_tree(dir, job->tree, job->flags & COVER_REMOVE,
 		       &report->adopted);
 	if (r == 0 && job->flags & COVER_MOUNT)
@@ -355,59 +473,6 @@ int cover_put(const struct cover_place *place, const char *mountpoint,
 		return tree;
 	r = perform(&job, cancel, &report);
 	*res = report.adopted;
-	return r;
-}
-
-/* ---- uncovering ---- */
-
-static int run_take(struct job *job, struct report *report)
-{
-	cleanup_free char *above = strdup(job->name);
-	cleanup_close int base = -1;
-	cleanup_close int dir = -1;
-	const char *name;
-	char *slash;
-	int r;
-
-	if (!above)
-		return -ENOMEM;
-	base = open_below(AT_FDCWD, job->place->base, O_PATH, 0);
-	if (base < 0)
-		return base;
-	slash = strrchr(above, '/');
-	name = slash ? slash + 1 : above;
-	if (slash)
-		*slash = '\0';
-	dir = open_below(base, slash ? above : ".", O_PATH,
-			 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-	if (dir < 0)
-		return dir;
-	if (fchdir(dir) < 0)
-		return -errno;
-	r = unmount(name, 0);
-	for (int i = 0; r == -EBUSY && i < BUSY_TRIES; i++) {
-		usleep(BUSY_PAUSE_USEC);
-		r = unmount(name, 0);
-	}
-	if (r != -EBUSY)
-		return r;
-	report->lazy = true;
-	return unmount(name, DETACH);
-}
-
-int cover_take(const struct cover_place *place, const char *name,
-	       bool *ret_lazy)
-{
-	struct report report = { .result = 0 };
-	struct job job = {
-		.place = place,
-		.name = name,
-		.tree = -1,
-		.run = run_take,
-	};
-	int r = perform(&job, -1, &report);
-
-	*ret_lazy = report.lazy;
 	return r;
 }
 
@@ -461,15 +526,9 @@ static bool process_shows(pid_t pid, const char *name)
 	return false;
 }
 
-static void close_dirp(DIR **d)
-{
-	if (*d)
-		(void)closedir(*d);
-}
-
 bool cover_in_use(const char *name)
 {
-	__attribute__((cleanup(close_dirp))) DIR *proc = opendir("/proc");
+	cleanup_dir DIR *proc = opendir("/proc");
 	const struct dirent *d;
 
 	if (!proc)

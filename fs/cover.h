@@ -23,7 +23,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
-#include <time.h>
 
 #include "fs/adopt.h"
 #include "fs/mounts.h"
@@ -44,8 +43,10 @@ struct cover_place {
 int cover_open(pid_t pid, const char *path, struct cover_place *ret);
 void cover_close(struct cover_place *place);
 
-/* When something was last made or removed right below the base. */
-int cover_changed(const struct cover_place *place, struct timespec *ret);
+/* A descriptor that gets readable when a directory is made right below the
+ * base; to be emptied by cover_drain(). Or a negative errno. */
+int cover_watch(const struct cover_place *place);
+void cover_drain(int watch);
 
 /* The mounts of pipcachefs in the place's namespace. */
 int cover_list(const struct cover_place *place, struct mounts *ret);
@@ -58,6 +59,7 @@ enum cover_flags {
 	COVER_MAKE = 1 << 0,   /* make the directory where it is missing */
 	COVER_MOUNT = 1 << 1,  /* put our mount over it */
 	COVER_REMOVE = 1 << 2, /* delete from below what was taken over */
+	COVER_EMPTY = 1 << 3,  /* only if nothing is in there */
 };
 
 /*
@@ -68,8 +70,9 @@ enum cover_flags {
  * @cancel:      readable: give up; -1: never.
  * @res:         what was taken over, also on failure.
  * Returns:      0, or -ECANCELED, -ENOENT no such directory, -ENOTCONN our mount
- *               is dead, -EKEYREJECTED a directory on the way belongs to
- *               somebody else, or another negative errno.
+ *               is dead, -ENOTEMPTY (and not covered), -EKEYREJECTED a
+ *               directory on the way belongs to somebody else, or another
+ *               negative errno.
  */
 int cover_put(const struct cover_place *place, const char *mountpoint,
 	      const char *name, unsigned flags, int cancel,

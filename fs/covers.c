@@ -269,7 +269,7 @@ static void say_trouble(const struct covers *c, struct covers_item *item, int r)
 	if (item->said == r)
 		return;
 	item->said = r;
-	if (r == -EBUSY)
+	if (r == -ENOTEMPTY)
 		log_write(
 			LOG_INFO,
 			"%s/%s is in use by a build; it is covered when that ends",
@@ -285,19 +285,14 @@ static void say_trouble(const struct covers *c, struct covers_item *item, int r)
 }
 
 static enum covers_need put(struct covers *c, struct covers_item *item,
-			    bool covered, bool make)
+			    unsigned flags, struct adopt_result *res)
 {
-	unsigned flags = covered ? COVER_REMOVE : COVER_MOUNT;
-	struct adopt_result res = { .files = 0 };
-	int r;
+	int r = cover_put(&c->place, c->config->mountpoint, item->name, flags,
+			  c->config->cancel, res);
 
-	if (make)
-		flags |= COVER_MAKE;
-	r = cover_put(&c->place, c->config->mountpoint, item->name, flags,
-		      c->config->cancel, &res);
 	if (r == -ECANCELED)
 		return COVERS_STOP;
-	say_adopted(c, item->name, covered, &res);
+	say_adopted(c, item->name, flags & COVER_REMOVE, res);
 	/* Without the directory there is nothing to cover: it was pruned. */
 	if (r == -ENOENT)
 		return COVERS_FINE;
@@ -306,10 +301,8 @@ static enum covers_need put(struct covers *c, struct covers_item *item,
 		return COVERS_LATER;
 	}
 	item->said = 0;
-	item->settled = covered;
-	if (covered)
-		return COVERS_FINE;
-	log_write(LOG_INFO, "covered %s/%s", c->place.base, item->name);
+	if (flags & COVER_MOUNT)
+		log_write(LOG_INFO, "covered %s/%s", c->place.base, item->name);
 	return COVERS_AGAIN;
 }
 
@@ -317,6 +310,9 @@ enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,
 			      bool make)
 {
 	struct covers_item *item = find_item(c, name);
+	struct adopt_result res = { .files = 0 };
+	unsigned flags = make ? COVER_MAKE : 0;
+	enum covers_need need;
 	bool covered;
 
 	if (!item)
@@ -328,12 +324,16 @@ enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,
 	if (!c->mounted || (covered && item->settled))
 		return COVERS_FINE;
 	item->settled = false;
-	if (in_use) {
-		if (!covered)
-			say_trouble(c, item, -EBUSY);
+	if (covered && in_use)
 		return COVERS_LATER;
-	}
-	return put(c, item, covered, make);
+	flags |= covered ? COVER_REMOVE : COVER_MOUNT;
+	if (in_use)
+		flags |= COVER_EMPTY;
+	need = put(c, item, flags, &res);
+	if (need != COVERS_AGAIN)
+		return need;
+	item->settled = covered;
+	return covered ? COVERS_FINE : COVERS_AGAIN;
 }
 
 bool covers_end(struct covers *c)

@@ -84,8 +84,8 @@ enum covers_need {
  * Cover a directory, unless it is done.
  *
  * @name:    of the directory, below the place.
- * @in_use:  a build may have it open uncovered. It is left alone then: the
- *           cover would show up in the middle of the build.
+ * @in_use:  a build may have it open uncovered. It is covered then only if
+ *           nothing is in it yet, for the cover may show up in the build.
  * @make:    make it where it is missing.
  */
 enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,

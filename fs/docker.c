@@ -11,8 +11,11 @@
 
 #define WHY_MAX 1024
 #define NAME_ROOM (ANSWER_ID_MAX + 16)
-/* A build that has just ended may still have its directory in use. */
-#define AGAIN_MSEC 500
+#define AGAIN_MSEC 100
+/* How long after a directory was made it may turn out to be a cache mount; that
+ * is asked so often that the engine spends a tenth of its time on it. */
+#define FRESH_MSEC 1500
+#define GAP_FACTOR 9
 #define RETRY_FIRST_MSEC 500
 #define RETRY_MAX_MSEC 30000
 
@@ -23,11 +26,19 @@ struct docker {
 	struct answer_engine info; /* owned */
 	bool connected;
 	bool news; /* something may have changed since the engine was asked */
-	struct timespec changed; /* the directory of directories, when asked */
+	int watch; /* owned; of the directory of directories; -1: none */
+	int64_t fresh_until_msec, ask_after_msec;
 	int retry_msec;
 	char said[WHY_MAX]; /* the last trouble with the engine */
 	char complained[ANSWER_ID_MAX + 1]; /* of that cache mount's base */
 };
+
+static int64_t now_msec(void)
+{
+	const struct timespec ts = base_deadline(0);
+
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
 
 /* ---- the connection ---- */
 
@@ -48,9 +59,14 @@ static int connect_engine(struct docker *d, char *why, size_t why_size)
 		snprintf(why, why_size, "%s of process %d: %s%s", path,
 			 (int)engine_pid(d->engine), strerror(-r),
 			 r == -EACCES ? "; run it as root" : "");
-	d->connected = r == 0;
+	if (r < 0)
+		return r;
+	/* Without it, new cache mounts are found a little later. */
+	base_closep(&d->watch);
+	d->watch = cover_watch(&d->covers.place);
+	d->connected = true;
 	d->news = true;
-	return r;
+	return 0;
 }
 
 static void say_engine(struct docker *d, const char *text)
@@ -134,19 +150,20 @@ static enum covers_need visit_all(struct docker *d)
 	return need;
 }
 
-/* Is there a reason to ask the engine? Asking an old one is costly. */
-static bool is_due(struct docker *d)
+/* Asking an old engine is costly. */
+static enum covers_need ask_and_visit(struct docker *d)
 {
-	struct timespec now;
-	bool due = d->news || covers_missing(&d->covers);
+	const int64_t begin = now_msec();
+	enum covers_need need = visit_all(d);
+	int64_t end = now_msec(), gap = (end - begin) * GAP_FACTOR;
 
-	if (cover_changed(&d->covers.place, &now) < 0)
-		return true;
-	if (now.tv_sec != d->changed.tv_sec ||
-	    now.tv_nsec != d->changed.tv_nsec)
-		due = true;
-	d->changed = now;
-	return due;
+	if (gap > d->config->interval_msec)
+		gap = d->config->interval_msec;
+	d->ask_after_msec = end + gap;
+	if (end < d->fresh_until_msec && need != COVERS_STOP &&
+	    !d->config->once)
+		need = COVERS_AGAIN;
+	return need;
 }
 
 static enum covers_need round_of(struct docker *d)
@@ -169,10 +186,12 @@ static enum covers_need round_of(struct docker *d)
 		d->news = true;
 		return COVERS_FINE;
 	}
-	if (!is_due(d))
+	if (!d->news && !covers_missing(&d->covers))
 		return COVERS_FINE;
-	need = visit_all(d);
-	d->news = need == COVERS_AGAIN || need == COVERS_LATER;
+	if (now_msec() < d->ask_after_msec)
+		return COVERS_AGAIN;
+	need = ask_and_visit(d);
+	d->news = need != COVERS_FINE;
 	return need;
 }
 
@@ -191,15 +210,18 @@ static void attend(struct docker *d)
 		if (need == COVERS_STOP ||
 		    (d->config->once && need != COVERS_AGAIN))
 			return;
-		news = engine_wait(d->engine,
+		news = engine_wait(d->engine, d->connected ? d->watch : -1,
 				   !d->connected ? d->retry_msec
 				   : need == COVERS_AGAIN
 					   ? AGAIN_MSEC
 					   : d->config->interval_msec);
 		if (news == ENGINE_CANCELED)
 			return;
-		if (news == ENGINE_EVENT)
+		if (news == ENGINE_EVENT) {
+			cover_drain(d->watch);
 			d->news = true;
+			d->fresh_until_msec = now_msec() + FRESH_MSEC;
+		}
 		if (news == ENGINE_GONE)
 			disconnect(d);
 	}
@@ -212,6 +234,7 @@ int docker_attach(const struct covers_config *config, const char *host,
 		.config = config,
 		.covers = { .config = config, .begin = "" },
 		.info = ANSWER_ENGINE_INIT,
+		.watch = -1,
 		.retry_msec = RETRY_FIRST_MSEC,
 	};
 	int r = engine_new(host, config->cancel, &d.engine);
@@ -232,6 +255,7 @@ int docker_attach(const struct covers_config *config, const char *host,
 	}
 	if (r == -EBUSY)
 		snprintf(why, why_size, "some directories are still covered");
+	base_closep(&d.watch);
 	covers_release(&d.covers);
 	answer_engine_release(&d.info);
 	engine_free(d.engine);

@@ -84,10 +84,12 @@ static CURL *new_request(const struct engine *e, const char *path)
 }
 
 /* Move everything on, at most for @msec. -ECANCELED, or -EIO. */
-static int advance(struct engine *e, int msec)
+static int advance(struct engine *e, int watch, int msec)
 {
-	struct curl_waitfd extra = { .fd = e->cancel,
-				     .events = CURL_WAIT_POLLIN };
+	struct curl_waitfd extra[2] = {
+		{ .fd = e->cancel, .events = CURL_WAIT_POLLIN },
+		{ .fd = watch, .events = CURL_WAIT_POLLIN },
+	};
 	int running;
 
 	if (curl_multi_perform(e->multi, &running) != CURLM_OK)
@@ -95,11 +97,12 @@ static int advance(struct engine *e, int msec)
 	/* What came with it is to be looked at first. */
 	if (e->event)
 		msec = 0;
-	if (curl_multi_poll(e->multi, &extra, e->cancel >= 0, msec, NULL) !=
+	if (curl_multi_poll(e->multi, extra, watch < 0 ? 1 : 2, msec, NULL) !=
 	    CURLM_OK)
 		return -EIO;
-	if (e->cancel >= 0 && extra.revents)
+	if (extra[0].revents)
 		return -ECANCELED;
+	e->event |= watch >= 0 && extra[1].revents;
 	return curl_multi_perform(e->multi, &running) == CURLM_OK ? 0 : -EIO;
 }
 
@@ -147,7 +150,7 @@ static int perform(struct engine *e, CURL *c, CURLcode *ret)
 	/* An event is kept for engine_wait(), and does not cut this short. */
 	while (r == 0 && !has_ended(e, c, ret)) {
 		e->event = false;
-		r = advance(e, WAIT_STEP_MSEC);
+		r = advance(e, -1, WAIT_STEP_MSEC);
 		event |= e->event;
 	}
 	e->event = event;
@@ -335,7 +338,7 @@ static int64_t now_msec(void)
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-enum engine_news engine_wait(struct engine *e, int msec)
+enum engine_news engine_wait(struct engine *e, int watch, int msec)
 {
 	const int64_t end = now_msec() + msec;
 	const bool was_connected = e->events;
@@ -353,7 +356,7 @@ enum engine_news engine_wait(struct engine *e, int msec)
 		msec = (int)(end - now_msec());
 		if (msec <= 0)
 			return ENGINE_NOTHING;
-		r = advance(e, msec);
+		r = advance(e, watch, msec);
 		if (r == -ECANCELED)
 			return ENGINE_CANCELED;
 		if (r < 0)

@@ -22,7 +22,7 @@ struct engine;
 
 /*
  * @host:    "unix:///run/docker.sock" or a path.
- * @cancel:  borrowed; whenever it is readable, waiting ends. -1: never.
+ * @cancel:  borrowed; whenever it is readable, waiting ends.
  * Returns:  0, -EINVAL not a socket's name, -ENOMEM.
  */
 int engine_new(const char *host, int cancel, struct engine **ret);
@@ -52,7 +52,11 @@ enum engine_news {
 	ENGINE_CANCELED,
 };
 
-/* Wait at most so long for news; also when not connected. */
-enum engine_news engine_wait(struct engine *e, int msec);
+/*
+ * Wait at most so long for news; also when not connected.
+ *
+ * @watch:  readable: that is an event too. -1: none.
+ */
+enum engine_news engine_wait(struct engine *e, int watch, int msec);
 
 #endif
