@@ -31,6 +31,45 @@ def _markdown(rows):
     return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
 
 
+# Everything was cached before these; what they download, a cover that came
+# after pip had begun did not save.
+CACHED_STEPS = ("second", "other", "pruned")
+LATE = ("\\* this build was the first with a new cache mount, and had begun to "
+        "write into it before the mount was there; what it left was taken "
+        "over.")
+COPIES = ("The storage driver vfs copies all of an image for each layer: many "
+          "of the seconds are that.")
+
+
+def _is_late(name, step, cost):
+    return (name == "pipcachefs" and step in CACHED_STEPS
+            and cost["files"] > 0)
+
+
+def _cost(name, step, cost):
+    if not cost:
+        return ""
+    return (f"{_seconds(cost['seconds'])} / {_mega(cost['bytes'])}"
+            + ("\\*" if _is_late(name, step, cost) else ""))
+
+
+def _notes(figures):
+    """What one has to know of a run."""
+    sizes = figures["wheels"].values()
+    lines = [f"{figures['engine']} ({figures['storage_driver']}), the other "
+             f"engine {figures['other_engine']} "
+             f"({figures['other_storage_driver']}); {figures['cores']} cores; "
+             f"{len(sizes)} wheels, {_mega(sum(sizes))} MB; added: "
+             f"{figures['added']}. One run."]
+    if "vfs" in (figures["storage_driver"], figures["other_storage_driver"]):
+        lines.append(COPIES)
+    if any(_is_late(name, step, cost) for one in figures["passes"]
+           for name, result in one["results"].items()
+           for step, cost in result.items()):
+        lines.append(LATE)
+    return "\n".join(lines)
+
+
 def table(figures):
     """The tables: one for each rate, and one of the images."""
     parts = []
@@ -39,15 +78,14 @@ def table(figures):
         rows = [[f"{rate_words(one['rate_bits_per_second'])}: s / MB",
                  *(replay.VARIANTS[name] for name in results)]]
         for step, words in replay.STEPS.items():
-            costs = [result.get(step) for result in results.values()]
-            rows.append([words] + [
-                f"{_seconds(cost['seconds'])} / {_mega(cost['bytes'])}"
-                if cost else "" for cost in costs])
+            rows.append([words] + [_cost(name, step, result.get(step))
+                                   for name, result in results.items()])
         parts.append(_markdown(rows))
     if figures.get("images"):
         parts.append(_markdown(
             [["image", "MB"]] + [[replay.IMAGES[key], _mega(size)]
                                  for key, size in figures["images"].items()]))
+    parts.append(_notes(figures))
     return "\n\n".join(parts) + "\n"
 
 
