@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What contrib/bench/dedup is made of."""
+"""What the programs of contrib/bench are made of."""

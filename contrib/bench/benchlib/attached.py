@@ -14,12 +14,15 @@ class AttachError(Exception):
 
 
 class Attached:
-    """Attach @mountpoint to the cache mounts of @engine, until it is closed."""
+    """The cache mounts of @engine, attached to @mountpoint until it is closed.
 
-    def __init__(self, program, mountpoint, engine, log):
+    @ids  that cache mounts will have
+    """
+
+    def __init__(self, program, mountpoint, engine, ids, log):
         self._engine, self._log = engine, pathlib.Path(log)
         self._command = [program, "attach", engine.kind, mountpoint,
-                         *engine.attach_options]
+                         *engine.attach_options(ids)]
         self._process = None
 
     def __enter__(self):

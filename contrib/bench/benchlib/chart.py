@@ -10,13 +10,12 @@ def rate_words(bits):
 
 
 def _mega(size):
-    """@size in MB: whole ones from 10 on, 0 only where there was nothing."""
-    mega = size / 1e6
-    return "0" if size == 0 else f"{mega:.1f}" if mega < 9.95 else f"{mega:.0f}"
+    """@size in MB; 0 only where there was nothing."""
+    return _three(size / 1e6) if size else "0"
 
 
-def _seconds(seconds):
-    return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:.0f}"
+def _three(value):
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 def _markdown(rows):
@@ -34,7 +33,7 @@ def _markdown(rows):
 # Everything was cached before these; what they download, a cover that came
 # after pip had begun did not save.
 CACHED_STEPS = ("second", "other", "pruned")
-LATE = ("\\* this build was the first with a new cache mount, and had begun to "
+LATE = ("\\* this build was the first with a new cache mount, and began to "
         "write into it before the mount was there; what it left was taken "
         "over.")
 COPIES = ("The storage driver vfs copies all of an image for each layer: many "
@@ -49,7 +48,7 @@ def _is_late(name, step, cost):
 def _cost(name, step, cost):
     if not cost:
         return ""
-    return (f"{_seconds(cost['seconds'])} / {_mega(cost['bytes'])}"
+    return (f"{_three(cost['seconds'])} / {_mega(cost['bytes'])}"
             + ("\\*" if _is_late(name, step, cost) else ""))
 
 
@@ -110,7 +109,7 @@ def _text(x, y, words, more=""):
 def _panels(figures):
     """What is drawn side by side: heading, key, words of a value, results."""
     panels = [("seconds, " + rate_words(one["rate_bits_per_second"]),
-               "seconds", _seconds, one["results"])
+               "seconds", _three, one["results"])
               for one in figures["passes"]]
     return panels + [("MB downloaded", "bytes", _mega,
                       figures["passes"][0]["results"])]

@@ -205,8 +205,7 @@ class Docker:
 
     drop_caches = prune
 
-    @property
-    def attach_options(self):
+    def attach_options(self, _):
         """What `pipcachefs attach docker MOUNTPOINT` is to be told."""
         return ["--docker-host", self.host]
 
@@ -227,7 +226,6 @@ class Buildah:
     """buildah with storage of its own below @where."""
 
     kind = "buildah"
-    attach_options = ()
 
     def __init__(self, where, isolation="chroot", driver="vfs"):
         self.where = pathlib.Path(where)
@@ -271,13 +269,19 @@ class Buildah:
         container = self.run("from", tag).strip()
         try:
             root = self.run("mount", container).strip()
-            return int(checked(["du", "-sx", "--block-size=1", root]).split()[0])
+            told = checked(["du", "-sx", "--block-size=1", root])
+            return int(told.split()[0])
         finally:
             self.run("rm", container)
 
     def prune(self):
         """Drop layers that no image needs; cache mounts stay."""
         self.run("rmi", "--prune", "--force")
+
+    def attach_options(self, ids):
+        """What `pipcachefs attach buildah MOUNTPOINT` is to be told, where
+        cache mounts will have these @ids."""
+        return [word for name in ids for word in ("--id", name)]
 
     def drop_caches(self):
         """Drop such layers, and the cache mounts."""

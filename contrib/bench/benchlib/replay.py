@@ -26,6 +26,7 @@ IMAGES = {
     "single_mount": "one stage, cache mount",
     "multi": "two stages, cache mount",
 }
+SECOND_ID = "second"  # of the second project's cache mount
 
 
 class Replay:
@@ -82,7 +83,8 @@ class Replay:
         mount = stack.enter_context(
             subject.Mount(program, where, limit_bytes))
         both = [stack.enter_context(attached.Attached(
-            program, mount.path, engine, where / f"{engine.kind}.log"))
+            program, mount.path, engine, [SECOND_ID],
+            where / f"{engine.kind}.log"))
             for engine in (self.main, self.other)]
 
         def settle():
@@ -113,7 +115,7 @@ class Replay:
             return
         second = self._project(
             f"{name}-second", template, [*self.requirements, self.extra],
-            mount=projects.cache_mount(f"{name}-second"))
+            mount=projects.cache_mount(SECOND_ID))
         yield "second", lambda: self._build(self.main, second)
         yield "other", lambda: self._build(self.other, first)
         self.main.prune()
