@@ -303,7 +303,8 @@ static enum covers_need put(struct covers *c, struct covers_item *item,
 	item->said = 0;
 	if (flags & COVER_MOUNT)
 		log_write(LOG_INFO, "covered %s/%s", c->place.base, item->name);
-	return COVERS_AGAIN;
+	/* It may be visited again before the next look. */
+	return reload(c) < 0 ? COVERS_LATER : COVERS_AGAIN;
 }
 
 enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,
