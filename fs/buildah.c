@@ -170,8 +170,8 @@ static enum covers_need round_of(struct covers *c)
 	if (r == -ECANCELED)
 		return COVERS_STOP;
 	if (r < 0)
-		log_write(LOG_WARNING, "reading mount tables: %s",
-			  strerror(-r));
+		log_write(LOG_WARNING, "looking at %s: %s",
+			  c->config->mountpoint, strerror(-r));
 	return r == 0 && c->mounted ? visit_all(c) : COVERS_LATER;
 }
 
