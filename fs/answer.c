@@ -11,7 +11,7 @@
 #include "store/base.h"
 
 /* More cache mounts than any host has. */
-#define CACHES_MAX 10000
+#define CACHES_MAX 4096
 
 static void json_putp(json_t **j)
 {

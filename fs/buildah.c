@@ -36,11 +36,11 @@ static bool is_fit(const char *id)
 	return answer_is_plain_path(path);
 }
 
-static void hash_id(const char *id, char ret[HASH_LEN + 1])
+static void hash_id(const char *id, const char *owner, char ret[HASH_LEN + 1])
 {
 	unsigned char digest[SHA256_DIGEST_LENGTH];
 	char text[BUILDAH_NAME_MAX + 8];
-	int len = snprintf(text, sizeof(text), "%s:0:0", id);
+	int len = snprintf(text, sizeof(text), "%s%s", id, owner);
 
 	SHA256((const unsigned char *)text, (size_t)len, digest);
 	for (size_t i = 0; i < HASH_LEN / 2; i++)
@@ -57,11 +57,16 @@ int buildah_names(const char *id, unsigned uid,
 		return -EINVAL;
 	if (strlen(id) + sizeof(PARENT) + 16 > BUILDAH_NAME_MAX)
 		return -ENAMETOOLONG;
-	/* Until 1.28; until 1.37; since then, with its owner. */
-	hash_id(id, hash);
+	/* Until 1.28. */
 	snprintf(ret[0], BUILDAH_NAME_MAX, PARENT "/%s", below);
+	/* Since 1.29. */
 	snprintf(ret[1], BUILDAH_NAME_MAX, PARENT "-%u/%s", uid, below);
+	/* Since 1.38, and fixes of 1.33, 1.35 and 1.37. */
+	hash_id(id, "", hash);
 	snprintf(ret[2], BUILDAH_NAME_MAX, PARENT "-%u/%s", uid, hash);
+	/* Since 1.40; the owner is uid= and gid= of the mount. */
+	hash_id(id, ":0:0", hash);
+	snprintf(ret[3], BUILDAH_NAME_MAX, PARENT "-%u/%s", uid, hash);
 	return 0;
 }
 
@@ -165,8 +170,8 @@ static enum covers_need round_of(struct covers *c)
 	if (r == -ECANCELED)
 		return COVERS_STOP;
 	if (r < 0)
-		log_write(LOG_WARNING, "reading mount tables: %s",
-			  strerror(-r));
+		log_write(LOG_WARNING, "looking at %s: %s",
+			  c->config->mountpoint, strerror(-r));
 	return r == 0 && c->mounted ? visit_all(c) : COVERS_LATER;
 }
 

@@ -22,7 +22,7 @@ int buildah_attach(const struct covers_config *config, const char *tmp,
 		   char *why, size_t why_size);
 
 /* How often a cache mount's directory may be called. */
-#define BUILDAH_NAMES 3
+#define BUILDAH_NAMES 4
 #define BUILDAH_NAME_MAX 1024
 
 /*

@@ -172,6 +172,26 @@ const char *cover_name(const struct cover_place *place,
 	return name + (*name == '/');
 }
 
+int cover_shows(const struct cover_place *place, const char *name,
+		unsigned *ret_major, unsigned *ret_minor)
+{
+	cleanup_close int base = open_in(place->pid, place->base);
+	cleanup_close int fd = -1;
+	struct statx stx;
+
+	if (base < 0)
+		return base;
+	fd = open_below(base, name, O_PATH,
+			RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+	if (fd < 0)
+		return fd;
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &stx) < 0)
+		return -errno;
+	*ret_major = stx.stx_dev_major;
+	*ret_minor = stx.stx_dev_minor;
+	return 0;
+}
+
 /* ---- a child in another namespace ---- */
 
 /* What it reports: one of these, through a pipe. */

@@ -55,6 +55,13 @@ int cover_list(const struct cover_place *place, struct mounts *ret);
 const char *cover_name(const struct cover_place *place,
 		       const struct mounts_entry *e);
 
+/*
+ * The file system that shows at @name; a mount may be there, and hidden by
+ * another one over a directory above. Does not ask the file system.
+ */
+int cover_shows(const struct cover_place *place, const char *name,
+		unsigned *ret_major, unsigned *ret_minor);
+
 enum cover_flags {
 	COVER_MAKE = 1 << 0,   /* make the directory where it is missing */
 	COVER_MOUNT = 1 << 1,  /* put our mount over it */

@@ -86,6 +86,15 @@ static void take(const struct covers *c, const char *name, const char *because,
 	}
 }
 
+static bool shows(const struct covers *c, const char *name, unsigned major,
+		  unsigned minor)
+{
+	unsigned seen_major, seen_minor;
+
+	return cover_shows(&c->place, name, &seen_major, &seen_minor) == 0 &&
+	       seen_major == major && seen_minor == minor;
+}
+
 /* Take away the covers of our store, except current ones unless @all. Upper
  * ones first. Returns how many were tried. */
 static size_t take_all(const struct covers *c, bool all, const char *because,
@@ -99,6 +108,11 @@ static size_t take_all(const struct covers *c, bool all, const char *because,
 
 		if (!name || (!all && is_current(c, e)))
 			continue;
+		/* Hidden by another mount, it is out of reach. */
+		if (!shows(c, name, e->major, e->minor)) {
+			*ret_left = true;
+			continue;
+		}
 		take(c, name, because, ret_left);
 		n++;
 	}
@@ -147,8 +161,8 @@ static void say_mount(struct covers *c, int r)
 	else
 		log_write(
 			LOG_WARNING,
-			"%s does not answer (%s): builds have plain caches until it does; `pipcachefs umount` it and mount it again",
-			c->config->mountpoint, strerror(-r));
+			"%s is dead: builds have plain caches until it is mounted anew; `pipcachefs umount` it first",
+			c->config->mountpoint);
 }
 
 int covers_look(struct covers *c)
@@ -156,7 +170,7 @@ int covers_look(struct covers *c)
 	bool left = false;
 	int r = look_for_mount(c);
 
-	if (r == -ECANCELED || r == -ENOMEM)
+	if (r < 0 && r != -ENOENT && r != -ENOTCONN)
 		return r;
 	say_mount(c, r);
 	r = reload(c);
@@ -168,14 +182,7 @@ int covers_look(struct covers *c)
 
 static bool is_covered(const struct covers *c, const char *name)
 {
-	for (size_t i = 0; i < c->list.n; i++) {
-		const struct mounts_entry *e = &c->list.entry[i];
-		const char *there = name_of(c, e);
-
-		if (there && strcmp(there, name) == 0 && is_current(c, e))
-			return true;
-	}
-	return false;
+	return c->mounted && shows(c, name, c->major, c->minor);
 }
 
 bool covers_missing(const struct covers *c)
@@ -303,7 +310,8 @@ static enum covers_need put(struct covers *c, struct covers_item *item,
 	item->said = 0;
 	if (flags & COVER_MOUNT)
 		log_write(LOG_INFO, "covered %s/%s", c->place.base, item->name);
-	return COVERS_AGAIN;
+	/* It may be visited again before the next look. */
+	return reload(c) < 0 ? COVERS_LATER : COVERS_AGAIN;
 }
 
 enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,

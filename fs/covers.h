@@ -60,7 +60,8 @@ int covers_move(struct covers *c, pid_t pid, const char *path);
 /*
  * Look at the mounts as they are. Takes away covers that show a dead mount, or
  * an earlier one of the store; and all, as long as there is no mount to show.
- * Returns: 0, -ESRCH the engine has ended, -ECANCELED, or another errno.
+ * Returns: 0; -ESRCH the engine has ended; -ECANCELED; or another errno, with
+ * all left as it is.
  */
 int covers_look(struct covers *c);
 

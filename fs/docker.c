@@ -100,6 +100,9 @@ static void disconnect(struct docker *d)
 		  "the engine has gone away; waiting for it to come back");
 	d->connected = false;
 	d->retry_msec = RETRY_FIRST_MSEC;
+	/* The next engine mounts its data-root upon itself: then what is in
+	 * there now would be hidden, and out of reach. */
+	(void)covers_end(&d->covers);
 }
 
 /* ---- one round ---- */
@@ -178,8 +181,8 @@ static enum covers_need round_of(struct docker *d)
 		return COVERS_LATER;
 	}
 	if (r < 0) {
-		log_write(LOG_WARNING, "reading mount tables: %s",
-			  strerror(-r));
+		log_write(LOG_WARNING, "looking at %s: %s",
+			  d->config->mountpoint, strerror(-r));
 		return COVERS_LATER;
 	}
 	if (!d->covers.mounted) {
@@ -197,34 +200,46 @@ static enum covers_need round_of(struct docker *d)
 
 /* ---- until told to end ---- */
 
+static int wait_msec(const struct docker *d, enum covers_need need)
+{
+	if (!d->connected)
+		return d->retry_msec;
+	return need == COVERS_AGAIN ? AGAIN_MSEC : d->config->interval_msec;
+}
+
+/* Returns false when told to end. */
+static bool wait_for_news(struct docker *d, enum covers_need need)
+{
+	switch (engine_wait(d->engine, d->connected ? d->watch : -1,
+			    wait_msec(d, need))) {
+	case ENGINE_CANCELED:
+		return false;
+	case ENGINE_GONE:
+		disconnect(d);
+		break;
+	case ENGINE_EVENT:
+		cover_drain(d->watch);
+		d->news = true;
+		d->fresh_until_msec = now_msec() + FRESH_MSEC;
+		break;
+	case ENGINE_NOTHING:
+		break;
+	}
+	return true;
+}
+
 static void attend(struct docker *d)
 {
 	enum covers_need need = COVERS_FINE;
-	enum engine_news news;
 
-	for (;;) {
+	do {
 		if (!d->connected)
 			reconnect(d);
 		if (d->connected)
 			need = round_of(d);
-		if (need == COVERS_STOP ||
-		    (d->config->once && need != COVERS_AGAIN))
-			return;
-		news = engine_wait(d->engine, d->connected ? d->watch : -1,
-				   !d->connected ? d->retry_msec
-				   : need == COVERS_AGAIN
-					   ? AGAIN_MSEC
-					   : d->config->interval_msec);
-		if (news == ENGINE_CANCELED)
-			return;
-		if (news == ENGINE_EVENT) {
-			cover_drain(d->watch);
-			d->news = true;
-			d->fresh_until_msec = now_msec() + FRESH_MSEC;
-		}
-		if (news == ENGINE_GONE)
-			disconnect(d);
-	}
+	} while (need != COVERS_STOP &&
+		 (!d->config->once || need == COVERS_AGAIN) &&
+		 wait_for_news(d, need));
 }
 
 int docker_attach(const struct covers_config *config, const char *host,

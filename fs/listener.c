@@ -15,6 +15,7 @@
 
 #define PROC_PATH_MAX 64
 #define COMM_MAX 32
+#define LISTENING 0x10000 /* __SO_ACCEPTCON */
 
 static void close_filep(FILE **f)
 {
@@ -90,24 +91,35 @@ static bool has_comm(pid_t pid, const char *comm)
 	return strcmp(line, comm) == 0;
 }
 
-/* "0000: 00000002 00000000 00010000 0001 01 INODE PATH": those that listen. */
+/* "0000: 00000002 00000000 00010000 0001 01 INODE PATH": the sixth field of
+ * one that listens (so says the fourth) at @path, else 0. */
+static unsigned long parse_socket(char *line, const char *path)
+{
+	const char *field[7];
+
+	for (size_t i = 0; i < ARRAY_SIZE(field); i++) {
+		line += strspn(line, " ");
+		field[i] = strsep(&line, " ");
+		if (!line)
+			return 0;
+	}
+	line[strcspn(line, "\n")] = '\0';
+	if (!(strtoul(field[3], NULL, 16) & LISTENING) ||
+	    strcmp(line, path) != 0)
+		return 0;
+	return strtoul(field[6], NULL, 10);
+}
+
 static unsigned long inode_of(const char *path)
 {
 	cleanup_file FILE *f = fopen("/proc/net/unix", "re");
 	cleanup_free char *line = NULL;
+	unsigned long inode = 0;
 	size_t size = 0;
 
-	while (f && getline(&line, &size, f) > 0) {
-		unsigned long flags, inode;
-		int at = 0;
-
-		line[strcspn(line, "\n")] = '\0';
-		if (sscanf(line, "%*s %*s %*s %lx %*s %*s %lu %n", &flags,
-			   &inode, &at) == 2 &&
-		    at > 0 && flags & 0x10000 && strcmp(line + at, path) == 0)
-			return inode;
-	}
-	return 0;
+	while (f && !inode && getline(&line, &size, f) > 0)
+		inode = parse_socket(line, path);
+	return inode;
 }
 
 static bool holds(pid_t pid, unsigned long inode)

@@ -16,11 +16,13 @@ START_TEST(names_are_those_of_buildah)
 	ck_assert_int_eq(buildah_names("/root/.cache/pip", 0, names), 0);
 	ck_assert_str_eq(names[0], "buildah-cache/root/.cache/pip");
 	ck_assert_str_eq(names[1], "buildah-cache-0/root/.cache/pip");
-	ck_assert_str_eq(names[2], "buildah-cache-0/e51003dd3f34a6cc");
+	ck_assert_str_eq(names[2], "buildah-cache-0/bf3b04da7be51a75");
+	ck_assert_str_eq(names[3], "buildah-cache-0/e51003dd3f34a6cc");
 	ck_assert_int_eq(buildah_names("web", 1000, names), 0);
 	ck_assert_str_eq(names[0], "buildah-cache/web");
 	ck_assert_str_eq(names[1], "buildah-cache-1000/web");
-	ck_assert_str_eq(names[2], "buildah-cache-1000/a07edb6661122345");
+	ck_assert_str_eq(names[2], "buildah-cache-1000/4b5e57f6eb2f42b9");
+	ck_assert_str_eq(names[3], "buildah-cache-1000/a07edb6661122345");
 }
 END_TEST
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Cache mounts of real builds on the mount, with Dockerfiles as they are."""
 
-import os
-import pathlib
+import contextlib
+import http.server
+import json
+import socketserver
 import subprocess
 import threading
 
@@ -27,21 +29,26 @@ def index(wheels):
         yield served
 
 
-@pytest.fixture(scope="module", params=["vfs", "overlay2"])
-def any_docker(request, tmp_path_factory, base_tarball):
-    """A dockerd with the base image, of each driver that can be attached to."""
-    where = tmp_path_factory.mktemp(request.param)
-    with engines.Docker(where, request.param) as docker:
-        docker.load_base(base_tarball)
-        yield docker
-
-
 @pytest.fixture(scope="module")
-def docker(tmp_path_factory, base_tarball):
-    with engines.Docker(tmp_path_factory.mktemp("docker"),
-                        "overlay2") as docker:
-        docker.load_base(base_tarball)
-        yield docker
+def docker_of(tmp_path_factory, base_tarball):
+    """Factory: a dockerd with that storage driver and the base image."""
+    running = {}
+    with contextlib.ExitStack() as stack:
+        def factory(driver):
+            if driver not in running:
+                docker = stack.enter_context(
+                    engines.Docker(tmp_path_factory.mktemp(driver), driver))
+                docker.load_base(base_tarball)
+                running[driver] = docker
+            return running[driver]
+        yield factory
+
+
+@pytest.fixture
+def docker(docker_of):
+    docker = docker_of("overlay2")
+    yield docker
+    prune(docker)
 
 
 @pytest.fixture
@@ -73,9 +80,10 @@ def prune(docker):
 
 # ---- docker -----------------------------------------------------------------
 
-def test_projects_share_what_they_download(any_docker, index, attach,
+@pytest.mark.parametrize("driver", ["vfs", "overlay2"])
+def test_projects_share_what_they_download(driver, docker_of, index, attach,
                                            tmp_path):
-    docker = any_docker
+    docker = docker_of(driver)
     builds = Builds(docker, tmp_path / "src", index)
     with attach(docker) as attached:
         assert builds.build(WEB, "web") == COMMON | {"numpy"}
@@ -91,7 +99,6 @@ def test_projects_share_what_they_download(any_docker, index, attach,
         else:
             pytest.fail("common wheels were downloaded again: "
                         + attached.log())
-        assert "click" not in builds.build(CLI, f"cli{n}")
 
         # A prune takes the cache mounts, and what we have not.
         before = cached(attached.store)
@@ -130,7 +137,6 @@ def test_what_builds_left_is_taken_over(docker, index, attach, tmp_path):
             below = root / plain.relative_to(docker.root)
             wait_for(lambda: not any(below.iterdir()),
                      f"an empty directory: {attached.log()}")
-    prune(docker)
 
 
 def test_a_directory_in_use_waits_for_its_build(docker, index, attach,
@@ -153,7 +159,6 @@ def test_a_directory_in_use_waits_for_its_build(docker, index, attach,
         await_covers(docker, attached, 1)
         assert "begun" in cached(attached.store)
         assert builds.build(["six"], "slow") == set()
-    prune(docker)
 
 
 def test_the_engine_may_restart(docker, index, attach, tmp_path):
@@ -168,7 +173,6 @@ def test_the_engine_may_restart(docker, index, attach, tmp_path):
         await_covers(docker, attached, 1)
         assert builds.build(["six"], "a") == set()
     assert of(docker, attached.store) == []
-    prune(docker)
 
 
 def test_a_killed_attach_is_gone_on_with(docker, index, attach, tmp_path):
@@ -183,7 +187,6 @@ def test_a_killed_attach_is_gone_on_with(docker, index, attach, tmp_path):
         builds.build(["click"], "b")
         await_covers(docker, first, 2)
     assert of(docker, first.store) == []
-    prune(docker)
 
 
 def test_a_mount_may_go_and_come_back(docker, index, attach, tmp_path):
@@ -210,7 +213,6 @@ def test_a_mount_may_go_and_come_back(docker, index, attach, tmp_path):
         builds.build(["six"], "b")
         store.mount()
         await_covers(docker, attached, 2)
-    prune(docker)
 
 
 def test_an_engine_in_a_namespace_of_its_own(tmp_path, base_tarball, index,
@@ -242,4 +244,117 @@ def test_once_leaves_covers_and_umount_takes_them(docker, index, mount,
     assert builds.build(["six"], "a") == set()
     store.do("umount", store.path)
     assert of(docker, store) == []
-    prune(docker)
+
+
+# ---- what can not be attached to --------------------------------------------
+
+class FakeEngine(socketserver.ThreadingUnixStreamServer):
+    """Answers like an engine, from a dictionary of paths."""
+
+    daemon_threads = True
+
+    def __init__(self, socket, answers):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = json.dumps(answers[self.path]).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+        super().__init__(str(socket), Handler)
+
+    def get_request(self):
+        request, _ = super().get_request()
+        return request, ("client", 0)
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+DOCKER = {"Components": [{"Name": "Engine"}]}
+INFO = {"DockerRootDir": "/var/lib/docker", "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", "extfs"]],
+        "SecurityOptions": ["name=seccomp,profile=default"]}
+CONTAINERD = {**INFO, "Driver": "overlayfs", "DriverStatus":
+              [["driver-type", "io.containerd.snapshotter.v1"]]}
+
+
+@pytest.mark.parametrize("version, info, why", [
+    ({"Components": [{"Name": "Podman Engine"}]}, INFO, "podman"),
+    (DOCKER, CONTAINERD, "containerd"),
+    (DOCKER, {**INFO, "SecurityOptions": ["name=rootless"]}, "rootless"),
+    (DOCKER, {**INFO, "SecurityOptions": ["name=userns"]}, "userns-remap"),
+    (DOCKER, {**INFO, "Driver": "btrfs"}, "btrfs"),
+    # All is well, but who answers is a test.
+    (DOCKER, INFO, "is not dockerd's own socket"),
+    ({}, {"message": "no"}, "Docker's API"),
+])
+def test_engines_that_are_refused(mount, tmp_path, version, info, why):
+    store = mount()
+    socket = tmp_path / "sock"
+    with FakeEngine(socket, {"/version": version, "/info": info}):
+        done = store.run("attach", "docker", store.mnt, "--docker-host",
+                         f"unix://{socket}")
+    assert done.returncode == 1
+    assert why in done.stderr and str(socket) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+class Grpc(socketserver.BaseRequestHandler):
+    """What buildkitd says to HTTP/1.1: frames of HTTP/2."""
+
+    def handle(self):
+        self.request.recv(4096)
+        self.request.sendall(bytes.fromhex("000006040000000000000500004000"))
+
+
+def test_a_standalone_buildkitd_is_refused(mount, tmp_path):
+    store = mount()
+    socket = tmp_path / "sock"
+    with socketserver.UnixStreamServer(str(socket), Grpc) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = store.run("attach", "docker", store.mnt, "--docker-host",
+                         socket)
+        server.shutdown()
+    assert done.returncode == 1
+    assert "buildkitd" in done.stderr
+
+
+def test_what_is_missing_is_said(mount, tmp_path):
+    store = mount()
+
+    def refused(code, *args, **kwargs):
+        done = store.run("attach", *args, **kwargs)
+        assert done.returncode == code, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stderr
+
+    absent = f"unix://{tmp_path}/none"
+    assert "systemctl start docker" in refused(
+        1, "docker", store.mnt, "--docker-host", absent)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert "systemctl start docker" in refused(
+        1, "docker", store.mnt, "--docker-host", plain)
+    assert "not the socket of an engine" in refused(
+        1, "docker", store.mnt, "--docker-host", "tcp://127.0.0.1:2375")
+    assert "not a mount point" in refused(1, "docker", tmp_path)
+    assert "No such file" in refused(1, "buildah", store.mnt, "--tmpdir",
+                                     tmp_path / "none")
+    assert "id '../x'" in refused(1, "buildah", store.mnt, "--id", "../x")
+    assert "docker or buildah" in refused(2, "podman", store.mnt)
+    assert "which engine" in refused(2, "docker")
+    assert "--target" in refused(2, "docker", store.mnt, "--target", "pip")
+    assert "--interval" in refused(2, "docker", store.mnt, "--interval", "0")
+    assert "for buildah only" in refused(2, "docker", store.mnt, "--id", "x")
+    assert "for docker only" in refused(2, "buildah", store.mnt,
+                                        "--docker-host", absent)
+    assert "root" in refused(1, "docker", store.mnt, user=65534)
