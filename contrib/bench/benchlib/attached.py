@@ -39,14 +39,14 @@ class Attached:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._process.send_signal(signal.SIGTERM)
         try:
             status = self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        if status != 0:
+        if status != 0 and not kind:  # nothing else went wrong before
             raise AttachError(self._words(f"ended with status {status}"))
 
     def _said(self):

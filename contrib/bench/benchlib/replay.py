@@ -124,12 +124,12 @@ class Replay:
     def images(self, tools):
         """Sizes of images of one application, with @tools to build it."""
         self.main.drop_caches()
-        mount = projects.cache_mount()
+        cached = projects.cache_mount()
         sizes = {}
         for key, template, mount in (
                 ("single", projects.NAIVE, ""),
-                ("single_mount", projects.LAYERED, mount),
-                ("multi", projects.MULTI_STAGE, mount)):
+                ("single_mount", projects.LAYERED, cached),
+                ("multi", projects.MULTI_STAGE, cached)):
             project = self._project(f"image-{key.replace('_', '-')}",
                                     template, self.requirements, mount=mount,
                                     tools=tools)
