@@ -125,8 +125,8 @@ def _panel(panel, x, places):
              f'<line x1="{x}" y1="{HEAD - 6}" x2="{x}" y2="{bottom}" '
              'class="axis"/>']
     for (step, name), y in places.items():
-        if name not in results:  # this pass had not got so far
-            continue
+        if step not in results.get(name, {}):
+            continue  # this pass had not got so far
         cost = results[name][step][key]
         width = cost / top * PANEL
         parts.append(f'<rect x="{x}" y="{y}" width="{width:.1f}" '

@@ -21,6 +21,7 @@ BASE = "base"  # the image that every engine here has
 DOCKER = "/usr/bin/docker"  # others in PATH may lack the old builder's flags
 DOCKERD = "/usr/sbin/dockerd"
 PIP_CACHE = "/root/.cache/pip"
+BUSY = "disk usage operation is already running"
 START_SECONDS = 120
 STOP_SECONDS = 60
 INCLUDE = "python3,python3-pip,python3-venv,ca-certificates"
@@ -205,14 +206,25 @@ class Docker:
 
     drop_caches = prune
 
+    def _disk_usage(self):
+        """What is told of the build cache; dockerd tells one at a time."""
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.run("system", "df", "--verbose", "--format",
+                                "{{json .BuildCache}}")
+            except EngineError as err:
+                if BUSY not in str(err) or time.monotonic() > end:
+                    raise
+            time.sleep(0.2)
+
     def attach_options(self, _):
         """What `pipcachefs attach docker MOUNTPOINT` is to be told."""
         return ["--docker-host", self.host]
 
     def cache_mounts(self):
         """The directories of pip's cache mounts."""
-        listed = json.loads(self.run("system", "df", "--verbose", "--format",
-                                     "{{json .BuildCache}}"))
+        listed = json.loads(self._disk_usage())
         below = "diff" if self.driver == "overlay2" else ""
         where = self.root / (self.driver if below else "vfs/dir")
         return [where / entry["ID"].rstrip("*") / below for entry in listed

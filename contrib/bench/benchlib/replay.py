@@ -61,20 +61,18 @@ class Replay:
                              and request["status"] == 200
                              for request in asked)}
 
-    def variant(self, name, program, limit_bytes):
-        """All steps of one variant: step -> what it cost."""
+    def variant(self, name, program, limit_bytes, results):
+        """All steps of one variant, into @results: step -> what it cost."""
         for engine in (self.main, self.other):
             engine.drop_caches()
         with contextlib.ExitStack() as stack:
             if name == "pipcachefs":
                 self._attach(stack, program, limit_bytes)
-            results = {}
             for step, build in self._steps(name):
                 results[step] = build()
                 self.say(f"{VARIANTS[name]}: {STEPS[step]}: "
                          f"{results[step]['seconds']:.1f} s, "
                          f"{results[step]['bytes'] / 1e6:.1f} MB")
-        return results
 
     def _attach(self, stack, program, limit_bytes):
         """Mount a store, and let both engines' cache mounts be on it."""
