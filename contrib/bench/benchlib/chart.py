@@ -66,7 +66,7 @@ def _notes(figures):
            for name, result in one["results"].items()
            for step, cost in result.items()):
         lines.append(LATE)
-    return "\n".join(lines)
+    return "\n\n".join(lines)
 
 
 def table(figures):
@@ -150,7 +150,7 @@ def _places(results):
 
 
 def _legend(results):
-    parts, x = [], LEFT
+    parts, x = [], 10
     for name in results:
         parts.append(f'<rect x="{x}" y="26" width="{BAR}" height="{BAR}" '
                      f'fill="{COLOURS[name]}"/>')
