@@ -10,10 +10,15 @@
 #ifndef STORE_IDLE_H
 #define STORE_IDLE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 void idle_enter(void);
 void idle_leave(void);
+
+/* Now somebody waits: joins @thread, which nothing makes idle meanwhile. Other
+ * threads are not made idle either then. */
+void idle_join(pthread_t thread);
 
 /* The thread's reads and writes come after those of all others, or no more. */
 void idle_io(bool idle);
