@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/idle.h"
 
+#include <linux/capability.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -17,11 +18,24 @@
 
 static atomic_int idle_joins; /* under way */
 
+/* Root may lack the capability, as in a service that is confined. */
+static bool idle_is_privileged(void)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	return !syscall(SYS_capget, &head, data) &&
+	       data[CAP_TO_INDEX(CAP_SYS_NICE)].effective &
+		       CAP_TO_MASK(CAP_SYS_NICE);
+}
+
 static bool idle_may_return(void)
 {
 	struct rlimit rl;
 
-	return !geteuid() ||
+	return idle_is_privileged() ||
 	       (!getrlimit(RLIMIT_NICE, &rl) && rl.rlim_cur >= IDLE_NICE_ANY);
 }
 

@@ -5,7 +5,7 @@
  *
  * No lock may be held in between: whoever wanted it would wait for a thread
  * that does not get to run. Where a process may not leave SCHED_IDLE again
- * (not root, RLIMIT_NICE is 0), nothing happens.
+ * (no CAP_SYS_NICE, RLIMIT_NICE is 0), nothing happens.
  */
 #ifndef STORE_IDLE_H
 #define STORE_IDLE_H

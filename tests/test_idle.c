@@ -2,9 +2,12 @@
 #include "store/idle.h"
 
 #include <check.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "storekit.h"
@@ -53,6 +56,25 @@ START_TEST(a_thread_is_idle_between_enter_and_leave)
 }
 END_TEST
 
+/* As in a service that may not raise its priority. */
+START_TEST(who_could_not_return_is_never_idle)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
+	const struct rlimit no_nice = { 0, 0 };
+
+	if (geteuid())
+		return;
+	ck_assert_int_eq(setrlimit(RLIMIT_NICE, &no_nice), 0);
+	ck_assert_int_eq(syscall(SYS_capset, &head, none), 0);
+	idle_enter();
+	ck_assert_int_eq(policy_now(), SCHED_OTHER);
+	idle_leave();
+}
+END_TEST
+
 START_TEST(who_is_waited_for_is_not_idle)
 {
 	struct worker w = { .at_the_end = -1 };
@@ -81,6 +103,7 @@ int main(void)
 	TCase *tc = kit_case(suite, "idle", NULL, NULL);
 
 	tcase_add_test(tc, a_thread_is_idle_between_enter_and_leave);
+	tcase_add_test(tc, who_could_not_return_is_never_idle);
 	tcase_add_test(tc, who_is_waited_for_is_not_idle);
 	return kit_run_suite(suite);
 }
