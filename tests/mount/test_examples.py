@@ -110,7 +110,7 @@ def test_buildkit_dockerfile_has_a_cache_mount():
 def test_every_example_is_tested():
     here = pathlib.Path(__file__)
     tests = "".join(path.read_text(encoding="utf-8") for path in (
-        here, here.with_name("test_docker_run.py"),
+        here, here.with_name("test_containers.py"),
         here.with_name("examples.py")))
     untested = [path.name for path in EXAMPLES.iterdir()
                 if f'"{path.name}"' not in tests]

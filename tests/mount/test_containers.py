@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""docker run with the mount, as contrib/examples has it for engines that end
-in such a call."""
+"""Containers with the mount, as contrib/examples gives it to them."""
 
+import json
 import re
 import subprocess
 
@@ -134,3 +134,36 @@ def test_daemonset(docker, container, package, parent, tmp_path):
     docker.run("stop", "--time", "90", daemon)
     assert not mounted.is_mounted(parent / "pip")
     assert in_build("ls /root/.cache/pip") == ""
+
+
+def test_podman_takes_the_cdi_spec(mount, parent, base_tarball, tmp_path):
+    """As BuildKit would; Debian's podman knows the format of a version that
+    had no annotations yet."""
+    store = mount_in(mount(start=False), parent)
+    (store.mnt / "file").write_text("seen\n")
+    spec = json.loads(examples.text("cdi.json").replace(examples.PARENT,
+                                                        str(parent)))
+    device = f"{spec['kind']}={spec['devices'][0]['name']}"
+    del spec["annotations"]
+    spec["cdiVersion"] = "0.5.0"
+    (tmp_path / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    # Where podman looks for specifications, in a mount namespace of its own.
+    out = engines.checked(
+        ["unshare", "--mount", "--propagation=slave", "sh", "-ec", """
+        where=$1 tarball=$2 device=$3
+        mount -t tmpfs tmpfs /run
+        mkdir /run/cdi
+        cp "$where/spec.json" /run/cdi
+        podman() {
+            command podman --storage-driver vfs --root "$where/podman" \
+                --runroot /run/podman --runtime /usr/sbin/runc \
+                --cgroup-manager cgroupfs --events-backend file "$@"
+        }
+        podman import "$tarball" base >/dev/null
+        podman run --rm --network none --ulimit nofile=1024:1024 \
+            --ulimit nproc=1024:1024 --device "$device" base \
+            sh -c 'cat /root/.cache/pip/file /proc/self/mountinfo'
+        """, "sh", tmp_path, base_tarball, device])
+    assert "\nseen\n" in out
+    bound, = re.findall(r"(?m)^.* /root/\.cache .*$", out)
+    assert " master:" in bound
