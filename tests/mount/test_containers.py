@@ -129,8 +129,9 @@ def test_daemonset(docker, container, package, parent, tmp_path):
     docker.run("exec", daemon, "pipcachefs", "sync", "/run/pipcachefs/pip")
     docker.run("kill", daemon)
     docker.run("start", daemon)
-    mounted.wait_for(lambda: "kept" in in_build(
-        "cat /root/.cache/pip/file 2>&1 || true"), "the mount of its successor")
+    mounted.wait_for(
+        lambda: "kept" in in_build("cat /root/.cache/pip/file 2>&1 || true"),
+        "the mount of its successor")
     docker.run("stop", "--time", "90", daemon)
     assert not mounted.is_mounted(parent / "pip")
     assert in_build("ls /root/.cache/pip") == ""

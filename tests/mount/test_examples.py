@@ -44,7 +44,8 @@ def test_compose_binds_the_parent():
 
 
 def test_kubernetes_propagates():
-    daemons = load_yaml("kubernetes-daemonset.yaml")["spec"]["template"]["spec"]
+    daemons = load_yaml("kubernetes-daemonset.yaml")
+    daemons = daemons["spec"]["template"]["spec"]
     pod = load_yaml("kubernetes-build-pod.yaml")["spec"]
     for spec, where, propagation in (
             (daemons, PARENT, "Bidirectional"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The Debian package: what lintian says, and its life on a small system."""
 
-import contextlib
+import json
 import os
 import pathlib
 import re
@@ -127,7 +127,9 @@ def files_of(package):
 
 
 def daemon(system):
-    return system.run("pipcachefs", "status", MOUNTPOINT, "--json")
+    """The process that serves the mount."""
+    status = system.run("pipcachefs", "status", MOUNTPOINT, "--json")
+    return json.loads(status)["pid"]
 
 
 def test_install_use_upgrade_remove_purge(package, system):
@@ -146,11 +148,10 @@ def test_install_use_upgrade_remove_purge(package, system):
 
     # The same version again is an upgrade to its scripts: another daemon
     # serves the mount, and no file was lost.
-    before = re.search(r'"pid": *(\d+)', daemon(system)).group(1)
+    before = daemon(system)
     out = system.run("dpkg", "--install", there)
     assert "unmount" not in out
-    after = re.search(r'"pid": *(\d+)', daemon(system)).group(1)
-    assert before != after
+    assert daemon(system) != before
     assert system.run("cat", f"{MOUNTPOINT}/file") == "kept"
 
     # A mount outlives the program; the store, until it is purged.
@@ -165,10 +166,17 @@ def test_install_use_upgrade_remove_purge(package, system):
     system.run("pipcachefs", "mount", STORE, MOUNTPOINT)
     assert system.run("cat", f"{MOUNTPOINT}/file") == "kept"
     system.run("pipcachefs", "umount", MOUNTPOINT)
+    # What an administrator makes, without a systemd here.
+    made = ["/etc/pipcachefs/pip.conf",
+            "/etc/systemd/system/multi-user.target.wants/pipcachefs@pip"
+            ".service"]
+    for path in made:
+        system.run("install", "-D", "/dev/null", path)
     system.apt("remove", "pipcachefs")
-    assert system.exists(STORE)
+    assert all(system.exists(path) for path in [STORE, *made])
     system.run("dpkg", "--purge", "pipcachefs")
-    assert not system.exists("/var/lib/pipcachefs")
+    assert not any(system.exists(path) for path in
+                   ["/var/lib/pipcachefs", "/etc/pipcachefs", *made])
     assert system.run("dpkg", "--audit") == ""
     assert system.run("dpkg-query", "-W", "-f", "${Status}", "pipcachefs",
                       code=1)
