@@ -49,6 +49,7 @@ _pipcachefs_argument() {
 		fi
 		;;
 	mount) _filedir -d ;;
+	reload) _filedir ;;
 	*)
 		_pipcachefs_mounts TARGET
 		_pipcachefs_mounts SOURCE
@@ -72,6 +73,12 @@ _pipcachefs() {
 		cur=${cur#*=}
 		_pipcachefs_mount_options
 		COMPREPLY=("${COMPREPLY[@]/#/--options=}")
+	elif [[ $command == mount && $prev == @(-c|--config) ]]; then
+		_filedir
+	elif [[ $command == mount && $cur == --config=* ]]; then
+		cur=${cur#*=}
+		_filedir
+		COMPREPLY=("${COMPREPLY[@]/#/--config=}")
 	elif [[ $cur == -* ]]; then
 		_pipcachefs_from "$(_parse_help "$program" "$command --help")"
 		[[ ${COMPREPLY[*]} != *= ]] || compopt -o nospace

@@ -26,7 +26,7 @@ function __pipcachefs_options
     $words[1] $words[2] --help 2>/dev/null | awk '
         /^ +-/ {
             text = $0
-            sub(/^ *(-[a-z], )?--[a-z-]+(=[A-Z]+)? */, "", text)
+            sub(/^ *(-[a-z], )?--[a-z-]+(=[^ ]+)? */, "", text)
             match($0, /--[a-z-]+=?/)
             print substr($0, RSTART, RLENGTH) "\t" text
         }'
@@ -53,7 +53,7 @@ function __pipcachefs_mount_options
 end
 
 # What the word at the cursor is: command, mount-options, option, engine,
-# mounted, stores, or directory.
+# mounted, stores, directory, or file.
 function __pipcachefs_wants
     set -l words (__pipcachefs_words)
     set -l current (commandline -ct)
@@ -64,6 +64,10 @@ function __pipcachefs_wants
         echo mount-options
     else if test "$command" = mount; and string match -q -- '--options=*' $current
         echo mount-options
+    else if test "$command" = mount; and contains -- $words[-1] -c --config
+        echo file
+    else if test "$command" = mount; and string match -q -- '--config=*' $current
+        echo file
     else if string match -q -- '-*' $current
         echo option
     else if contains -- "$command" umount upgrade
@@ -74,6 +78,8 @@ function __pipcachefs_wants
         echo mounted
     else if test "$command" = mount
         echo directory
+    else if test "$command" = reload
+        echo file
     else
         echo stores
     end
@@ -97,6 +103,10 @@ function __pipcachefs
             __fish_complete_directories (commandline -ct) ''
         case directory
             __fish_complete_directories (commandline -ct) ''
+        case file
+            set -l option (string match -r '^--config=' -- (commandline -ct))
+            __fish_complete_path (string replace -r '^--config=' '' -- (commandline -ct)) |
+                string replace -r '^' -- "$option"
     end
 end
 

@@ -10,8 +10,10 @@ add_custom_command(OUTPUT ${changelog}
 add_custom_target(changelog ALL DEPENDS ${changelog})
 install(FILES ${changelog} ${packaging}/copyright
   DESTINATION ${CMAKE_INSTALL_DOCDIR})
-# Where stores go: `pipcachefs mount` makes the last level of a path.
+# Where stores and configuration files go: `pipcachefs mount` makes only the
+# last level of a path.
 install(DIRECTORY DESTINATION /var/lib/pipcachefs)
+install(DIRECTORY DESTINATION /etc/pipcachefs)
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_CONTACT "pipcachefs maintainers <pipcachefs@example.org>"

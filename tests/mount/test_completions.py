@@ -192,3 +192,15 @@ def test_directories_to_mount(shell, tmp_path):
     assert line.rstrip("/") == "pipcachefs mount ./other"
     line, _ = shell.tab("pipcachefs mount /store ./some")
     assert line.rstrip("/").endswith(("some where", "some\\ where"))
+
+
+def test_configuration_files(shell, tmp_path):
+    (tmp_path / "a.conf").touch()
+    for words in ("reload ", "mount --config ", "mount -c ",
+                  "mount --config="):
+        line, _ = shell.tab(f"pipcachefs {words}./a.co")
+        assert line == f"pipcachefs {words}./a.conf"
+
+
+def test_engines(shell):
+    assert shell.tab("pipcachefs attach d")[0] == "pipcachefs attach docker"
