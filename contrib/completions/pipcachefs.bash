@@ -19,13 +19,15 @@ _pipcachefs_from() {
 
 # The last one of the keys after -o, or a value of it that is a plain word.
 _pipcachefs_mount_options() {
-	local before='' help
+	local before='' help key
 	[[ $cur != *,* ]] || before=${cur%,*},
 	cur=${cur##*,}
+	key=${cur%%=*}
 	help=$("$program" mount --help 2>/dev/null | sed -n '/^OPTS:/,$p')
 	if [[ $cur == *=* ]]; then
-		before+=${cur%%=*}=
-		help=$(sed -n "s/^  ${cur%%=*}=\([^ ]*\).*/\1/p" <<<"$help" |
+		[[ $key =~ ^[a-z_]+$ ]] || return
+		before+=$key=
+		help=$(sed -n "s/^  $key=\([^ ]*\).*/\1/p" <<<"$help" |
 			tr '|' '\n' | grep -x '[a-z]*')
 		cur=${cur#*=}
 	else

@@ -43,6 +43,8 @@ function __pipcachefs_mount_options
     and set before "--options=$before"
     if string match -q '*=*' -- $last
         set -l key (string replace -r '=.*' '' -- $last)
+        string match -qr '^[a-z_]+$' -- $key
+        or return
         printf '%s\n' $help | sed -n "s/^  $key=\([^ ]*\).*/\1/p" |
             tr '|' '\n' | grep -x '[a-z]*' | string replace -r '^' -- "$before$key="
     else

@@ -169,7 +169,10 @@ def test_mount_options(shell):
             ("--options=sync=l", "--options=sync=lazy")):
         line, _ = shell.tab(f"pipcachefs mount {given}")
         assert line == f"pipcachefs mount {completed}"
-    assert shell.tab("pipcachefs mount -o limit=")[0].endswith("limit=")
+    # What has no words to offer stays as it is; a key is no pattern either.
+    for given in ("limit=", "a/e=", "sy.c=st"):
+        line, _ = shell.tab(f"pipcachefs mount -o {given}")
+        assert line.endswith(given)
 
 
 def test_mount_points_and_stores(shell, mount):

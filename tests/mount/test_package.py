@@ -12,6 +12,8 @@ import pytest
 
 import mounted
 
+CHANGELOG = (pathlib.Path(__file__).parents[2]
+             / "contrib" / "packaging" / "changelog")
 STORE = "/var/lib/pipcachefs/pip"
 MOUNTPOINT = "/run/pipcachefs/pip"
 
@@ -107,6 +109,8 @@ def test_what_is_in_it(package):
     version = subprocess.run([mounted.binary(), "--version"], check=True,
                              capture_output=True, text=True).stdout
     assert version == f"pipcachefs {control['Version']}\n"
+    changes = CHANGELOG.read_text(encoding="utf-8")
+    assert changes.startswith(f"pipcachefs ({control['Version']}) ")
     paths = contents(package)
     assert {"/usr/bin/pipcachefs", "/usr/share/man/man8/pipcachefs.8.gz",
             "/usr/share/man/man8/pipcachefs-mount.8.gz",
