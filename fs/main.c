@@ -42,11 +42,12 @@ static void print_help(void)
 {
 	printf("Usage: pipcachefs COMMAND ...\n"
 	       "  or:  pipcachefs STORE MOUNTPOINT [-o OPTS]\n\n"
-	       "A directory that pip uses as its cache and that never outgrows its limit.\n\n");
+	       "A directory that pip uses as its cache and that never outgrows its limit.\n\n"
+	       "Commands:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		if (commands[i].summary)
-			printf("  %s %s\n        %s\n", commands[i].name,
-			       commands[i].arguments, commands[i].summary);
+			printf("  %s %s\n%24s%s\n", commands[i].name,
+			       commands[i].arguments, "", commands[i].summary);
 	printf("\n  --help, --version; COMMAND --help for more.\n"
 	       "Exit status: 0 done, 1 it went wrong, 2 wrong usage.\n");
 }
