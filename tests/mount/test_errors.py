@@ -210,7 +210,8 @@ def test_unmount_while_busy(mount):
 
 
 def test_sigterm_with_open_files(mount):
-    store = mount()
+    store = mount("stop_timeout=0")
+    store.expect("stop_timeout=0 is over")
     pipshape.store(store.mnt, 1, MIB)
     unfinished = store.mnt / "unfinished"
     f = unfinished.open("wb", buffering=0)
