@@ -398,12 +398,13 @@ static int gather(const struct args *a, struct configfile *file)
 {
 	char why[WHY_MAX], *joined;
 	const char *opts = a->opts ? a->opts : "";
+	int r;
 
 	if (a->config) {
-		if (configfile_read(a->config, file, why, sizeof(why)) < 0 ||
-		    place_make_above(file, why, sizeof(why)) < 0) {
+		r = configfile_read(a->config, file, why, sizeof(why));
+		if (r < 0) {
 			cmd_error("%s", why);
-			return CMD_FAILED;
+			return r == -EINVAL ? CMD_USAGE : CMD_FAILED;
 		}
 	} else {
 		file->store = strdup(a->positional[0]);
@@ -428,8 +429,14 @@ static int mount_file(const struct args *a, const struct configfile *file,
 	cleanup_free char *mountpoint = NULL;
 	struct fdstore left = FDSTORE_INIT;
 	bool goes_on = false;
-	int r = resolve("mount point", file->mountpoint, &mountpoint);
+	char why[WHY_MAX];
+	int r = CMD_OK;
 
+	if (place_make_above(file, why, sizeof(why)) < 0) {
+		cmd_error("%s", why);
+		return CMD_FAILED;
+	}
+	r = resolve("mount point", file->mountpoint, &mountpoint);
 	if (r == CMD_OK)
 		r = resolve("store", file->store, &store);
 	if (r == CMD_OK)

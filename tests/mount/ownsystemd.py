@@ -7,9 +7,9 @@ its PID 1 is killed. Its units are those that `cmake --install` installs, and
 targets without anything in them; no journal: what services say goes to a file.
 """
 
+import json
 import os
 import pathlib
-import shutil
 import subprocess
 
 from mounted import wait_for
@@ -66,7 +66,6 @@ class OwnSystemd:
 
     def __init__(self, scratch, build):
         self.dir = scratch
-        self.log_file = scratch / "var" / "services.log"
         self.cgroup = cgroup2() / f"pipcachefs-test-{os.getpid()}"
         self.pid = None
         self.outer = None
@@ -86,7 +85,7 @@ class OwnSystemd:
                 "[Unit]\nDefaultDependencies=no\n")
         drop_in = own / "pipcachefs@.service.d"
         drop_in.mkdir()
-        log = "/var/lib/services.log"
+        log = "/var/lib/%i.log"
         (drop_in / "log.conf").write_text(
             f"[Service]\nStandardOutput=append:{log}\n"
             f"StandardError=append:{log}\n")
@@ -139,7 +138,7 @@ class OwnSystemd:
     def do(self, *args):
         done = self.run(*args)
         assert done.returncode == 0, \
-            f"{args}: {done.stdout}{done.stderr}{self.log()}"
+            f"{args}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def ctl(self, *args, check=True):
@@ -155,12 +154,45 @@ class OwnSystemd:
         """How we see what is @inside there."""
         return pathlib.Path(f"/proc/{self.pid}/root{inside}")
 
+    def service(self, name, text):
+        """A mount of our unit, with that in its configuration; not started."""
+        return Service(self, name, text)
+
+
+class Service:
+    """pipcachefs@NAME of an OwnSystemd. `mnt`: its mount point, as we see it."""
+
+    def __init__(self, systemd, name, text):
+        self.systemd, self.name = systemd, name
+        self.unit = f"pipcachefs@{name}.service"
+        self.inside = f"/run/pipcachefs/{name}"
+        self.mnt = systemd.path(self.inside)
+        self.configure(text)
+
+    def configure(self, text):
+        path = self.systemd.dir / "etc" / "pipcachefs" / f"{self.name}.conf"
+        path.write_text(text)
+
+    def ctl(self, verb, *args):
+        """systemctl VERB of it, which has to succeed."""
+        done = self.systemd.run("systemctl", verb, *args, self.unit)
+        assert done.returncode == 0, done.stderr + self.log()
+        return done.stdout
+
+    def start(self):
+        self.ctl("start")
+        return self
+
+    def show(self, name):
+        return self.ctl("show", "--value", "-p", name).strip()
+
+    def status(self):
+        return json.loads(self.systemd.do("pipcachefs", "status", "--json",
+                                          self.inside))
+
+    def kill(self, pid, signal="KILL"):
+        self.systemd.do("kill", f"-{signal}", pid)
+
     def log(self):
-        return self.log_file.read_text() if self.log_file.exists() else ""
-
-    def configure(self, name, text):
-        (self.dir / "etc" / "pipcachefs" / f"{name}.conf").write_text(text)
-
-
-def is_there():
-    return os.access(SYSTEMD, os.X_OK) and shutil.which("nsenter")
+        path = self.systemd.dir / "var" / f"{self.name}.log"
+        return path.read_text() if path.exists() else ""
