@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -108,9 +109,10 @@ int cmd_reload(int argc, char **argv)
 
 	if (!cmd_parse(&argp, argc, argv, &path, &r))
 		return r;
-	if (configfile_read(path, &file, why, sizeof(why)) < 0) {
+	r = configfile_read(path, &file, why, sizeof(why));
+	if (r < 0) {
 		cmd_error("%s", why);
-		return CMD_FAILED;
+		return r == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
 	return reload(&file);
 }

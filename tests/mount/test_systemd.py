@@ -130,6 +130,13 @@ def test_a_killed_daemon_has_a_successor(systemd):
     s.ctl("stop")
 
 
+def is_stopped(service, pid):
+    """Are all threads of that process, as it is called in there?"""
+    tasks = service.systemd.path(f"/proc/{pid}/task")
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+               for task in tasks.iterdir())
+
+
 def test_a_killed_keeper_has_a_successor_on_the_same_mount(systemd):
     s = systemd.service("keeper", "limit=64M\n").start()
     device = os.stat(s.mnt).st_dev
@@ -142,6 +149,7 @@ def test_a_killed_keeper_has_a_successor_on_the_same_mount(systemd):
         # A write that waits: its daemon is stopped, and then killed too.
         daemon = s.status()["pid"]
         s.kill(daemon, "STOP")
+        wait_for(lambda: is_stopped(s, daemon), "all its threads to stop")
         writer = threading.Thread(target=f.write, args=(b"waited",))
         writer.start()
         time.sleep(0.2)
@@ -342,12 +350,12 @@ def test_what_is_kept_of_a_mount_that_is_gone_is_dropped(systemd):
     s.ctl("stop")
 
 
-def test_the_units_are_clean_and_tight(systemd):
-    units = "/usr/local/lib/systemd/system"
-    done = systemd.run("systemd-analyze", "verify", "--man=no",
-                       f"{units}/pipcachefs@.service")
+@pytest.mark.parametrize("unit", ["pipcachefs@.service",
+                                  "pipcachefs-attach@.service"])
+def test_the_units_are_clean_and_tight(systemd, unit):
+    path = f"/usr/local/lib/systemd/system/{unit}"
+    done = systemd.run("systemd-analyze", "verify", "--man=no", path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = systemd.run("systemd-analyze", "security", "--offline=true",
-                       f"--threshold={EXPOSURE_MAX * 10:.0f}",
-                       f"{units}/pipcachefs@.service")
+                       f"--threshold={EXPOSURE_MAX * 10:.0f}", path)
     assert done.returncode == 0, done.stdout[-200:]
