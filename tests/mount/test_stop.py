@@ -157,7 +157,7 @@ def test_umount_names_who_has_it_elsewhere_and_waits(mount):
 def test_a_dead_mount_of_the_same_store_is_replaced(mount):
     store = mount()
     pipshape.store(store.mnt, 1, MIB)
-    store.sync()
+    store.settle()
     status = store.status()
     for pid in (status["keeper_pid"], status["pid"]):
         os.kill(pid, signal.SIGKILL)
