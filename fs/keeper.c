@@ -392,7 +392,7 @@ static enum next mourn(struct keeper *k, int status)
 	}
 	log_write(
 		LOG_CRIT,
-		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted",
+		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted, or mounted anew",
 		k->cfg->attach.mountpoint);
 	return NEXT_FAILED;
 }
@@ -431,7 +431,7 @@ static enum next judge(struct keeper *k, int status)
 	if (code == DAEMON_LOST) {
 		log_write(
 			LOG_CRIT,
-			"the mount on %s cannot go on: it answers errors until it is unmounted",
+			"the mount on %s cannot go on: it answers errors until it is unmounted, or mounted anew",
 			k->cfg->attach.mountpoint);
 		return NEXT_FAILED;
 	}
