@@ -132,7 +132,7 @@ static int take_line(const struct parser *p, char *line)
 
 static int take_lines(struct parser *p, FILE *in)
 {
-	char line[LINE_MAX_BYTES];
+	char line[LINE_MAX_BYTES] = "";
 	size_t n;
 	int c, r;
 
@@ -203,8 +203,13 @@ int configfile_parse(FILE *in, const char *path, struct configfile *ret,
 		r = default_path(&p, CONFIGFILE_MOUNTS, &f.mountpoint);
 	if (r < 0)
 		return r;
-	*ret = f;
-	f = (struct configfile)CONFIGFILE_INIT;
+	*ret = (struct configfile){
+		.store = steal_ptr(f.store),
+		.mountpoint = steal_ptr(f.mountpoint),
+		.options = steal_ptr(f.options),
+		.own_store = f.own_store,
+		.own_mountpoint = f.own_mountpoint,
+	};
 	return 0;
 }
 

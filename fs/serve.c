@@ -406,7 +406,7 @@ static void name_holders(const struct serving *d)
 static int serve_holders(struct serving *d)
 {
 	int64_t most = d->sv->config->stop_timeout_sec;
-	int r;
+	int r = -ETIMEDOUT;
 
 	for (int64_t beat = 0; beat <= most; beat++) {
 		r = session_wait(d->session, SERVE_BEAT_MSEC);

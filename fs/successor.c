@@ -41,8 +41,9 @@ int successor_look(const char *store, struct successor *ret)
 	if (!s.pid || !s.version || !s.options)
 		return -ENOENT;
 	successor_release(ret);
-	*ret = s;
-	s = (struct successor)SUCCESSOR_INIT;
+	ret->pid = s.pid;
+	ret->version = steal_ptr(s.version);
+	ret->options = steal_ptr(s.options);
 	return 0;
 }
 
