@@ -30,7 +30,7 @@ struct args {
 };
 
 /* What daemons are told. */
-struct place {
+struct mounting {
 	char *store, *mountpoint; /* free of symbolic links */
 	const char *options;
 };
@@ -354,7 +354,7 @@ static int keep_in_background(struct keeper_config *keep)
 
 /* What the daemons are called with, and how the store is mounted. */
 static int keep_mount(const struct args *a, const struct config *config,
-		      const struct place *at, const struct fdstore *left)
+		      const struct mounting *at, const struct fdstore *left)
 {
 	static char name[] = "pipcachefs", command[] = "daemon";
 	static char foreground[] = "-f";
@@ -443,14 +443,15 @@ static int mount_file(const struct args *a, const struct configfile *file,
 		r = check_limits(store, config);
 	if (r == CMD_OK)
 		r = check_paths(store, mountpoint);
-	if (r == CMD_OK)
+	/* Who leaves for the background leaves such descriptors behind. */
+	if (r == CMD_OK && a->foreground)
 		goes_on = fdstore_take(store, mountpoint, &left);
 	if (r == CMD_OK && !goes_on)
 		r = check_place(file, store, mountpoint);
 	if (r == CMD_OK)
 		r = keep_mount(a, config,
-			       &(struct place){ store, mountpoint,
-						file->options },
+			       &(struct mounting){ store, mountpoint,
+						   file->options },
 			       &left);
 	return r;
 }

@@ -11,6 +11,7 @@
 
 #include "store/base.h"
 
+#define DIRECTORY_MODE 0755
 #define MOUNTPOINT_MODE 0555
 
 static int failed(const char *what, const char *path, char *why,
@@ -22,11 +23,14 @@ static int failed(const char *what, const char *path, char *why,
 	return r;
 }
 
+/* For all to pass through, whatever the umask. */
 static int make_directory(const char *path, char *why, size_t why_size)
 {
-	if (mkdir(path, 0755) == 0 || errno == EEXIST)
-		return 0;
-	return failed("making the directory", path, why, why_size);
+	if (mkdir(path, DIRECTORY_MODE) == 0)
+		(void)chmod(path, DIRECTORY_MODE);
+	else if (errno != EEXIST)
+		return failed("making the directory", path, why, why_size);
+	return 0;
 }
 
 static const struct passwd *owner_of_mountpoints(void)

@@ -12,7 +12,6 @@ import time
 
 import pytest
 
-import pipshape
 from mounted import is_mounted, is_running, wait_for
 
 MIB = 1 << 20
@@ -156,8 +155,8 @@ def test_umount_names_who_has_it_elsewhere_and_waits(mount):
 
 def test_a_dead_mount_of_the_same_store_is_replaced(mount):
     store = mount()
-    pipshape.store(store.mnt, 1, MIB)
-    store.settle()
+    (store.mnt / "a").write_bytes(b"a" * 5000)
+    store.sync()
     status = store.status()
     for pid in (status["keeper_pid"], status["pid"]):
         os.kill(pid, signal.SIGKILL)
@@ -167,7 +166,7 @@ def test_a_dead_mount_of_the_same_store_is_replaced(mount):
         os.listdir(store.mnt)
     store.mount()
     wait_for(lambda: store.log().count(" is mounted on ") == 2, "the new one")
-    assert pipshape.load(store.mnt, 1, MIB)
+    assert (store.mnt / "a").read_bytes() == b"a" * 5000
     assert "a mount whose daemon had died is replaced" in store.log()
     with open("/proc/self/mountinfo", encoding="utf-8") as f:
         assert sum(f" {store.mnt} " in line for line in f) == 1

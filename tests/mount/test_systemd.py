@@ -106,6 +106,22 @@ def test_it_is_ready_when_it_answers_and_leaves_a_directory(systemd):
     assert "not closed" not in s.log()
 
 
+def test_directories_that_are_missing_are_made(systemd):
+    """Also the one above, without systemd-tmpfiles."""
+    systemd.do("rm", "-rf", "--one-file-system", "/run/pipcachefs")
+    s = systemd.service("made", "limit=64M\n").start()
+    above = os.stat(systemd.path("/run/pipcachefs"))
+    assert above.st_uid == 0 and above.st_mode & 0o777 == 0o755
+    s.ctl("stop")
+    assert os.stat(s.mnt).st_uid != 0
+    # One that is not the default stays as it is.
+    systemd.do("mkdir", "-p", "/run/mine")
+    s.configure("mountpoint=/run/mine\n")
+    s.start()
+    s.ctl("stop")
+    assert os.stat(systemd.path("/run/mine")).st_uid == 0
+
+
 def test_containers_that_bind_the_directory_above_see_it_come_and_go(systemd):
     s = systemd.service("seen", "limit=64M\n")
     with holding(systemd, "/run/pipcachefs", above=True) as container:
