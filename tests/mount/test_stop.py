@@ -5,6 +5,7 @@ import contextlib
 import errno
 import mmap
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -217,6 +218,19 @@ def test_a_file_describes_a_mount(mount):
     assert done.returncode == 1 and "is not mounted" in done.stderr
     store.do("mount", "-c", path, "-o", "limit=80M")  # adds to it
     assert store.status()["limit_bytes"] == 80 * MIB
+
+
+def test_the_example_names_options_and_values_that_exist(mount):
+    store = mount(start=False)
+    example = pathlib.Path(__file__).parents[2] / "systemd" / "default.conf"
+    lines = [line[1:] for line in example.read_text().splitlines()
+             if line[:1] == "#" and line[1:2].isalpha()]
+    assert len(lines) > 10
+    own = [line for line in lines
+           if not line.startswith(("store =", "mountpoint ="))]
+    path = write_config(store, "\n".join(own).replace("20G", "64M"))
+    store.do("mount", "--config", path)
+    assert store.status()["limit_bytes"] == 64 * MIB
 
 
 @pytest.mark.parametrize("text, says", [
