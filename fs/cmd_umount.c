@@ -78,7 +78,7 @@ static void say_waiting(const struct daemon *d)
 {
 	char who[WHY_MAX];
 
-	if (holders_find(d->major, d->minor, who, sizeof(who)) > 0)
+	if (holders_find(d->major, d->minor, HOLDERS_ALL, who, sizeof(who)) > 0)
 		cmd_error("%s is still in use: %s", d->store, who);
 	cmd_error("waiting for process %d to close %s", d->pid, d->store);
 }
@@ -101,19 +101,30 @@ static int await_end(const struct daemon *d)
 
 /* ---- unmounting ---- */
 
-static int unmount(const char *mountpoint)
+static void say_busy(const struct mounts_entry *e)
+{
+	char who[WHY_MAX];
+
+	if (holders_find(e->major, e->minor, HOLDERS_OF_FILES, who,
+			 sizeof(who)) > 0)
+		cmd_error("%s is busy: %s", e->mountpoint, who);
+	else
+		cmd_error(
+			"%s is busy: something is mounted in it, or is used by a process that /proc does not show",
+			e->mountpoint);
+}
+
+static int unmount(const struct mounts_entry *e)
 {
 	char why[WHY_MAX];
-	int r = attach_unmount(mountpoint, false, why, sizeof(why));
+	int r = attach_unmount(e->mountpoint, false, why, sizeof(why));
 
 	if (r == 0)
 		return CMD_OK;
 	if (r == -EBUSY)
-		cmd_error(
-			"%s is busy: a process works in it or has a file of it open; `fuser -vm %s` names it",
-			mountpoint, mountpoint);
+		say_busy(e);
 	else
-		cmd_error("unmounting %s: %s", mountpoint, why);
+		cmd_error("unmounting %s: %s", e->mountpoint, why);
 	return CMD_FAILED;
 }
 
@@ -140,7 +151,7 @@ static int unmount_store(const struct mounts *mounts, const char *store)
 
 	for (size_t i = mounts->n; r == CMD_OK && i-- > 0;)
 		if (strcmp(mounts->entry[i].store, store) == 0)
-			r = unmount(mounts->entry[i].mountpoint);
+			r = unmount(&mounts->entry[i]);
 	return r;
 }
 
@@ -148,7 +159,7 @@ static int unmount_store(const struct mounts *mounts, const char *store)
 static int unmount_one(const struct mounts *mounts,
 		       const struct mounts_entry *e, bool *ret_goes_on)
 {
-	int r = unmount(e->mountpoint);
+	int r = unmount(e);
 
 	for (size_t i = 0; r == CMD_OK && i < mounts->n; i++) {
 		const struct mounts_entry *other = &mounts->entry[i];

@@ -83,9 +83,9 @@ static const char *look(const struct fdstore *f, const char *store,
 		return "a part is missing";
 	if (fstat(f->lock, &st) < 0 || !S_ISREG(st.st_mode))
 		return "the lock is no file";
-	wrong = look_at_device(f->device);
+	wrong = look_at_memory(f->kept);
 	if (!wrong)
-		wrong = look_at_memory(f->kept);
+		wrong = look_at_device(f->device);
 	return wrong ? wrong : look_at_mount(store, mountpoint);
 }
 

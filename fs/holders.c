@@ -36,6 +36,7 @@ static void close_filep(FILE **f)
 
 struct search {
 	unsigned major, minor;
+	enum holders_kind kind;
 	ino_t seen[NAMESPACES_MAX]; /* mount namespaces */
 	size_t n_seen;
 	int found;
@@ -178,7 +179,8 @@ static void look_at_process(struct search *s, int procs, const char *pid)
 
 	if (proc < 0)
 		return;
-	if (is_new_namespace(s, proc) && look_at_mounts(s, proc, pid))
+	if (s->kind == HOLDERS_ALL && is_new_namespace(s, proc) &&
+	    look_at_mounts(s, proc, pid))
 		return;
 	if (look_at_link(s, proc, "cwd", pid, "works in") ||
 	    look_at_link(s, proc, "root", pid, "has as its root"))
@@ -187,7 +189,8 @@ static void look_at_process(struct search *s, int procs, const char *pid)
 		(void)look_at_links(s, proc, "map_files", pid);
 }
 
-int holders_find(unsigned major, unsigned minor, char *line, size_t size)
+int holders_find(unsigned major, unsigned minor, enum holders_kind kind,
+		 char *line, size_t size)
 {
 	cleanup_dir DIR *procs = opendir("/proc");
 	cleanup_free struct search *s = calloc(1, sizeof(*s));
@@ -198,6 +201,7 @@ int holders_find(unsigned major, unsigned minor, char *line, size_t size)
 		return procs ? -ENOMEM : -errno;
 	s->major = major;
 	s->minor = minor;
+	s->kind = kind;
 	s->line = line;
 	s->size = size;
 	while ((de = readdir(procs)))

@@ -383,8 +383,8 @@ static void show_life(struct serving *d)
 static void name_holders(const struct serving *d)
 {
 	char who[LINK_TEXT_MAX - 64], text[LINK_TEXT_MAX];
-	int n = d->dev ? holders_find(major(d->dev), minor(d->dev), who,
-				      sizeof(who))
+	int n = d->dev ? holders_find(major(d->dev), minor(d->dev), HOLDERS_ALL,
+				      who, sizeof(who))
 		       : 0;
 
 	if (n > 0)

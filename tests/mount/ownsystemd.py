@@ -160,7 +160,7 @@ class OwnSystemd:
 
 
 class Service:
-    """pipcachefs@NAME of an OwnSystemd. `mnt`: its mount point, as we see it."""
+    """pipcachefs@NAME of an OwnSystemd. `mnt`: its mount point, seen by us."""
 
     def __init__(self, systemd, name, text):
         self.systemd, self.name = systemd, name
@@ -189,6 +189,13 @@ class Service:
     def status(self):
         return json.loads(self.systemd.do("pipcachefs", "status", "--json",
                                           self.inside))
+
+    def drop_in(self, text):
+        """More for its [Service]."""
+        path = self.systemd.dir / "etc/systemd/own" / f"{self.unit}.d"
+        path.mkdir()
+        (path / "test.conf").write_text(f"[Service]\n{text}\n")
+        self.systemd.ctl("daemon-reload")
 
     def kill(self, pid, signal="KILL"):
         self.systemd.do("kill", f"-{signal}", pid)

@@ -259,5 +259,6 @@ def test_a_file_that_cannot_be_read_is_named(mount, tmp_path):
         done = store.run("mount", "--config", path)
         assert done.returncode == 1
         assert str(path) in done.stderr and says in done.stderr
-    done = store.run("mount", "--config", tmp_path / "x", store.path, store.mnt)
+    done = store.run("mount", "--config", tmp_path / "x", store.path,
+                     store.mnt)
     assert done.returncode == 2
