@@ -19,8 +19,9 @@ from ownsystemd import SYSTEMD, OwnSystemd
 from test_survive import Hammers
 
 MIB = 1 << 20
-# What `systemd-analyze security` says at most; ten is the worst.
-EXPOSURE_MAX = 4.5
+# What `systemd-analyze security` says at most, where ten is the worst: 4.4 with
+# systemd 252, and others count a little differently.
+EXPOSURE_MAX = 5.0
 
 
 @pytest.fixture(scope="module", name="systemd")
