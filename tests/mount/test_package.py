@@ -14,6 +14,7 @@ import mounted
 
 CHANGELOG = (pathlib.Path(__file__).parents[2]
              / "contrib" / "packaging" / "changelog")
+CONFIG = "/etc/pipcachefs/pip.conf"
 STORE = "/var/lib/pipcachefs/pip"
 MOUNTPOINT = "/run/pipcachefs/pip"
 
@@ -161,7 +162,7 @@ def test_install_use_upgrade_remove_purge(package, system):
     # A mount outlives the program; the store, until it is purged.
     assert f"umount {MOUNTPOINT}" in system.apt("remove", "pipcachefs")
     assert system.run("cat", f"{MOUNTPOINT}/file") == "kept"
-    assert not any(system.exists(p) for p in files_of(package))
+    assert [p for p in files_of(package) if system.exists(p)] == [CONFIG]
     assert "is mounted" in system.run("dpkg", "--purge", "pipcachefs")
     assert system.exists(STORE)
     system.run("umount", MOUNTPOINT)
@@ -171,14 +172,13 @@ def test_install_use_upgrade_remove_purge(package, system):
     assert system.run("cat", f"{MOUNTPOINT}/file") == "kept"
     system.run("pipcachefs", "umount", MOUNTPOINT)
     # What an administrator makes, without a systemd here.
-    assert system.exists("/etc/pipcachefs/pip.conf")
     made = ["/etc/pipcachefs/other.conf",
             "/etc/systemd/system/multi-user.target.wants/pipcachefs@pip"
             ".service"]
     for path in made:
         system.run("install", "-D", "/dev/null", path)
     system.apt("remove", "pipcachefs")
-    assert all(system.exists(path) for path in [STORE, *made])
+    assert all(system.exists(path) for path in [STORE, CONFIG, *made])
     system.run("dpkg", "--purge", "pipcachefs")
     assert not any(system.exists(path) for path in
                    ["/var/lib/pipcachefs", "/etc/pipcachefs", *made])
