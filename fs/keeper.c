@@ -32,7 +32,7 @@ struct keeper {
 	char *argv[ARGS_MAX + 2]; /* of a successor */
 	struct kept *kept;
 	/* Owned, -1 when there is none. */
-	int kept_fd, device, lock, signals;
+	int kept_fd, device, lock, control, signals;
 	int exe, exe_next; /* the program, and the one that is to follow it */
 	int trace;	   /* what the daemon writes there comes out here */
 	/* Of the daemon that runs. */
@@ -49,6 +49,8 @@ struct keeper {
 	bool was_ready;
 	int told; /* a signal for the daemon that comes next */
 	unsigned short_lives;
+	unsigned unable; /* in a row, that could not start */
+	int64_t unable_since_ms;
 	char *why;
 	size_t why_size;
 };
@@ -81,8 +83,8 @@ static void hand_down(int fd, int to)
 /* In the child, which has nothing to lose but its exit code. */
 static void become_daemon(const struct keeper *k, int exe, int link_end)
 {
-	const int from[] = { link_end, k->kept_fd, k->trace_in, k->lock,
-			     k->device };
+	const int from[] = { link_end, k->kept_fd, k->trace_in,
+			     k->lock,  k->device,  k->control };
 	int high[ARRAY_SIZE(from)];
 	char *const *argv = k->device >= 0 ? k->argv : k->cfg->argv;
 	sigset_t set;
@@ -151,6 +153,7 @@ static void daemon_is_ready(struct keeper *k)
 {
 	k->ready = true;
 	k->silent = 0;
+	k->unable = 0;
 	if (k->exe_next >= 0) {
 		move_fd(&k->exe, k->exe_next);
 		k->exe_next = -1;
@@ -182,6 +185,9 @@ static bool hear(struct keeper *k)
 		break;
 	case LINK_ENDING:
 		k->ending = true;
+		break;
+	case LINK_CONTROL:
+		move_fd(&k->control, steal_fd(&m.fd));
 		break;
 	default:
 		if (!k->was_ready)
@@ -338,6 +344,23 @@ static enum next mourn(struct keeper *k, int status)
 	return NEXT_FAILED;
 }
 
+/* What it lacks (memory, descriptors, room) may come back. Or the index is why:
+ * counted so far that it is looked at. */
+static enum next could_not_start(struct keeper *k)
+{
+	if (!k->unable++)
+		k->unable_since_ms = k->begun_ms;
+	if (atomic_load(&k->kept->crashes) < KEEPER_PAUSE_AFTER)
+		atomic_fetch_add(&k->kept->crashes, 1);
+	if (now_ms() - k->unable_since_ms < KEEPER_UNABLE_MSEC)
+		return NEXT_DAEMON;
+	log_write(
+		LOG_CRIT,
+		"no daemon could start for %d s: giving up; the mount on %s answers errors until it is unmounted",
+		KEEPER_UNABLE_MSEC / 1000, k->cfg->attach.mountpoint);
+	return NEXT_FAILED;
+}
+
 static enum next judge(struct keeper *k, int status)
 {
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -367,7 +390,11 @@ static enum next judge(struct keeper *k, int status)
 			k->cfg->attach.mountpoint);
 		return NEXT_FAILED;
 	}
-	return mourn(k, status);
+	if (code != DAEMON_AGAIN)
+		return mourn(k, status);
+	atomic_fetch_add(&k->kept->deaths, 1);
+	say_death(k, status);
+	return could_not_start(k);
 }
 
 /* The more daemons died at once, the longer. Signals are kept for the next. */
@@ -380,6 +407,8 @@ static void pause_before_next(struct keeper *k)
 
 	if (deaths < k->short_lives)
 		deaths = k->short_lives;
+	if (deaths < k->unable)
+		deaths = k->unable;
 	if (deaths > KEEPER_PAUSE_AFTER)
 		until += deaths * KEEPER_PAUSE_MSEC < KEEPER_PAUSE_MAX_MSEC
 				 ? deaths * KEEPER_PAUSE_MSEC
@@ -450,9 +479,8 @@ static int keep(struct keeper *k)
 		if (r < 0) {
 			log_write(LOG_ERR, "starting a daemon: %s",
 				  strerror(-r));
-			/* It may be possible later: not to give up for. */
-			if (k->short_lives + 1 < KEEPER_SHORT_LIVES)
-				k->short_lives++;
+			k->begun_ms = now_ms();
+			next = could_not_start(k);
 			continue;
 		}
 		next = judge(k, watch(k));
@@ -482,6 +510,7 @@ int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 			    .kept_fd = -1,
 			    .device = -1,
 			    .lock = -1,
+			    .control = -1,
 			    .signals = -1,
 			    .exe = -1,
 			    .exe_next = -1,

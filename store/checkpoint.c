@@ -304,6 +304,10 @@ static int init(struct checkpoint *cp, const struct checkpoint_config *cfg)
 	r = base_cond_init(&cp->wake);
 	if (r < 0)
 		return r;
+	if (cfg->frozen) {
+		freeze(cp, cfg->frozen);
+		return 0;
+	}
 	/* Which packs the last process changed is not known any more. An error
 	 * is told once: who tries again would not hear of what was lost. */
 	if (cfg->live && syncfs(cfg->index_dir_fd) < 0) {
