@@ -315,11 +315,12 @@ int stage_resume(struct node *nd, const struct inode *in)
 		return r;
 	nd->alloc_end = nd->size;
 	nd->live = nd->writers > 0;
-	/* Unless the times were set since. */
-	if (changed_ns > in->ctime_ns) {
-		nd->mtime_ns = nd->ctime_ns = changed_ns;
-		nd->mtime_dirty = nd->live;
-	}
+	if (changed_ns == PACK_MTIME_NONE) /* it was set since */
+		return 0;
+	nd->mtime_ns = changed_ns;
+	nd->mtime_dirty = nd->live;
+	if (changed_ns > in->ctime_ns)
+		nd->ctime_ns = changed_ns;
 	return 0;
 }
 
