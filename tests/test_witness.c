@@ -358,6 +358,60 @@ START_TEST(a_frozen_index_that_is_wrong_is_left_alone)
 }
 END_TEST
 
+/* Without its side file no checkpoint is safe. */
+static int put_off_checkpoints(const struct iotap_call *call,
+			       enum iotap_phase phase)
+{
+	bool renames = call->op == IOTAP_RENAME || call->op == IOTAP_EXCHANGE;
+
+	return phase == IOTAP_BEFORE && renames ? ENOMEM : 0;
+}
+
+static void save_and_unlink(struct store *st)
+{
+	struct store_file *f = create(st, "kept");
+	struct store_status status = { .used_freed = 0 };
+
+	put(f, 'k', 300000, 0);
+	store_file_close(f);
+	ck_assert_int_eq(store_sync(st), 0);
+	iotap_hook = put_off_checkpoints;
+	ck_assert_int_eq(store_unlink(st, STORE_ROOT_INO, "kept"), 0);
+	/* Until no record names its pack any more. */
+	while (status.used_freed < 300000) {
+		usleep(1000);
+		ck_assert_int_eq(store_status(st, &status), 0);
+	}
+}
+
+/* What is gone on from does not name its pack, but what a power cut brings back
+ * does, until that is saved: only then may the sweep have the pack. */
+START_TEST(nothing_is_swept_before_what_was_gone_on_from_is_saved)
+{
+	struct store *st;
+	char buf[300000];
+	struct store_file *f = NULL;
+	struct stat attr;
+
+	killed_after(save_and_unlink);
+	iotap_hook = fail_syncfs;
+	ck_assert_int_eq(try_open(true, NULL, 0, &st), -EIO);
+	iotap_hook = NULL;
+	frozen = 0;
+	witness[0]++;
+	st = open_store(false, NULL, 0);
+	ck_assert_int_eq(store_lookup(st, STORE_ROOT_INO, "kept", &attr), 0);
+	ck_assert_int_eq(store_file_open(st, attr.st_ino, O_RDONLY, &f), 0);
+	ck_assert_int_eq(store_file_read(f, 0, buf, sizeof(buf)),
+			 (ssize_t)sizeof(buf));
+	for (size_t i = 0; i < sizeof(buf); i++)
+		ck_assert_int_eq(buf[i], 'k');
+	store_file_close(f);
+	check_store(st);
+	ck_assert_int_eq(store_close(st), 0);
+}
+END_TEST
+
 /* ---- what is open ---- */
 
 static void leave_open(struct store *st)
@@ -530,6 +584,8 @@ int main(void)
 	tcase_add_test(tc, a_store_that_was_frozen_is_served_and_not_changed);
 	tcase_add_test(tc, on_a_read_only_file_system_it_is_served_too);
 	tcase_add_test(tc, a_frozen_index_that_is_wrong_is_left_alone);
+	tcase_add_test(tc,
+		       nothing_is_swept_before_what_was_gone_on_from_is_saved);
 	tcase_add_test(tc, what_was_open_is_open_again);
 	tcase_add_test(tc, what_nobody_has_open_any_more_is_swept);
 	tcase_add_test(tc, a_successor_is_told_what_was_done);
