@@ -413,6 +413,8 @@ void stage_end(struct files *fs, struct node *nd)
 	bool keeps_pack = false;
 	int r = pack_truncate(nd->pack, nd->size);
 
+	if (!nd->mtime_dirty) /* to give the tail back is no write */
+		pack_forget_mtime(nd->pack);
 	stage_settle(fs, nd, 0);
 	if (r >= 0)
 		r = stage_commit_end(fs, nd, &keeps_pack);
