@@ -68,6 +68,8 @@ static int take_fds(bool resume, struct kept **ret)
 {
 	int last = resume ? LINK_FD_DEVICE : LINK_FD_TRACE, r;
 
+	(void)fcntl(LINK_FD_CONTROL, F_SETFD, FD_CLOEXEC); /* if it is there */
+
 	for (int fd = LINK_FD_SOCKET; fd <= last; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 			return -errno;
@@ -123,6 +125,7 @@ static int run_daemon(struct args *a, struct kept *kept)
 			    .kept = kept,
 			    .device = a->resume ? LINK_FD_DEVICE : -1,
 			    .lock = a->resume ? LINK_FD_LOCK : -1,
+			    .control = a->resume ? LINK_FD_CONTROL : -1,
 			    .ready = note_ready,
 			    .arg = &life };
 	char why[WHY_MAX] = "";

@@ -13,9 +13,9 @@
 #include "fs/notify.h"
 #include "store/base.h"
 
-enum part { PART_KEPT, PART_DEVICE, PART_LOCK, PARTS };
+enum part { PART_KEPT, PART_DEVICE, PART_LOCK, PART_CONTROL, PARTS };
 
-static const char *const names[PARTS] = { "kept", "device", "lock" };
+static const char *const names[PARTS] = { "kept", "device", "lock", "control" };
 
 void fdstore_keep(const struct fdstore *f)
 {
@@ -23,6 +23,12 @@ void fdstore_keep(const struct fdstore *f)
 	notify_keep(names[PART_DEVICE], f->device);
 	notify_keep(names[PART_LOCK], f->lock);
 	notify_flush();
+}
+
+void fdstore_keep_control(int fd)
+{
+	notify_drop(names[PART_CONTROL]);
+	notify_keep(names[PART_CONTROL], fd);
 }
 
 void fdstore_drop(void)
@@ -83,6 +89,9 @@ static const char *look(const struct fdstore *f, const char *store,
 		return "a part is missing";
 	if (fstat(f->lock, &st) < 0 || !S_ISREG(st.st_mode))
 		return "the lock is no file";
+	if (f->control >= 0 &&
+	    (fstat(f->control, &st) < 0 || !S_ISSOCK(st.st_mode)))
+		return "what commands connect to is no socket";
 	wrong = look_at_memory(f->kept);
 	if (!wrong)
 		wrong = look_at_device(f->device);
@@ -98,8 +107,10 @@ bool fdstore_take(const char *store, const char *mountpoint,
 	notify_take(names, fds, PARTS);
 	*ret = (struct fdstore){ .kept = fds[PART_KEPT],
 				 .device = fds[PART_DEVICE],
-				 .lock = fds[PART_LOCK] };
-	if (ret->kept < 0 && ret->device < 0 && ret->lock < 0)
+				 .lock = fds[PART_LOCK],
+				 .control = fds[PART_CONTROL] };
+	if (ret->kept < 0 && ret->device < 0 && ret->lock < 0 &&
+	    ret->control < 0)
 		return false;
 	wrong = look(ret, store, mountpoint);
 	if (!wrong)
@@ -118,4 +129,5 @@ void fdstore_release(struct fdstore *f)
 	base_closep(&f->kept);
 	base_closep(&f->device);
 	base_closep(&f->lock);
+	base_closep(&f->control);
 }

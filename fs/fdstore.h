@@ -2,9 +2,11 @@
 /*
  * What a keeper leaves with the service manager, so that another keeper goes on
  * with the mount if this one is killed: the kept memory, the connection to the
- * kernel and the lock of the store.
+ * kernel, the lock of the store and, once there is one, the socket that commands
+ * connect to.
  *
  *	fdstore_keep()		once there is a mount
+ *	fdstore_keep_control()	whenever there is another one
  *	fdstore_drop()		when it has ended
  *	fdstore_take()		in the next process
  *
@@ -17,19 +19,21 @@
 #include <stdbool.h>
 
 struct fdstore {
-	int kept, device, lock; /* -1: none */
+	int kept, device, lock, control; /* -1: none */
 };
 #define FDSTORE_INIT                                                           \
 	{                                                                      \
-		.kept = -1, .device = -1, .lock = -1                           \
+		.kept = -1, .device = -1, .lock = -1, .control = -1            \
 	}
 
-/* Returns when the manager has them. They stay the caller's too. */
+/* Returns when the manager has them, all but control. They stay the caller's
+ * too. */
 void fdstore_keep(const struct fdstore *f);
+void fdstore_keep_control(int fd);
 void fdstore_drop(void);
 
 /*
- * To be called once, early. True: all three are there, and the connection is
+ * To be called once, early. True: all but control are there, and the connection is
  * that of a mount of @store on @mountpoint that is still there. False: there is
  * nothing, or it is of no use; that has been logged then, and all is dropped.
  * Only looks at @mountpoint in the mount table: nobody answers there.

@@ -8,10 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,13 +20,13 @@
 #include "fs/log.h"
 #include "fs/mounts.h"
 #include "fs/notify.h"
+#include "fs/spawn.h"
 #include "fs/trace.h"
 #include "store/base.h"
 
 #define ARGS_MAX 64
 #define TICK_MSEC 1000
 #define TRACE_WAIT_MSEC 500
-#define FD_SAFE 64 /* above all that a daemon inherits */
 /* While it starts or ends, a manager is to wait so long for the next tick. */
 #define EXTEND_SEC 60
 
@@ -43,7 +41,7 @@ struct keeper {
 	bool has_options_next;
 	struct kept *kept;
 	/* Owned, -1 when there is none. */
-	int kept_fd, device, lock, signals;
+	int kept_fd, device, lock, control, signals;
 	int exe, exe_next; /* the program, and the one that is to follow it */
 	int trace;	   /* what the daemon writes there comes out here */
 	/* Of the daemon that runs. */
@@ -60,6 +58,8 @@ struct keeper {
 	bool was_ready;
 	int told; /* a signal for the daemon that comes next */
 	unsigned short_lives;
+	unsigned unable; /* in a row, that could not start */
+	int64_t unable_since_ms;
 	char *why;
 	size_t why_size;
 };
@@ -80,45 +80,6 @@ static void move_fd(int *slot, int fd)
 
 /* ---- starting a daemon ---- */
 
-/* In the child: @fd, or none, as number @to. */
-static void hand_down(int fd, int to)
-{
-	if (fd >= 0)
-		(void)dup2(fd, to);
-	else
-		close(to);
-}
-
-/* In the child, which has nothing to lose but its exit code. */
-static void become_daemon(const struct keeper *k, int exe, int link_end)
-{
-	const int from[] = { link_end, k->kept_fd, k->trace_in, k->lock,
-			     k->device };
-	int high[ARRAY_SIZE(from)];
-	sigset_t set;
-
-	(void)setpgid(0, 0);
-	/* Where another keeper will follow it has daemons of its own. */
-	if (notify_listened())
-		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* In the background of a terminal now, but it may write there. */
-	(void)signal(SIGTTOU, SIG_IGN);
-	/* End signals stay blocked: they wait for who reads them. */
-	sigemptyset(&set);
-	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
-
-	exe = fcntl(exe, F_DUPFD_CLOEXEC, FD_SAFE);
-	for (size_t i = 0; i < ARRAY_SIZE(from); i++)
-		high[i] = from[i] < 0 ? -1 : fcntl(from[i], F_DUPFD, FD_SAFE);
-	for (size_t i = 0; i < ARRAY_SIZE(from); i++)
-		hand_down(high[i], LINK_FD_SOCKET + (int)i);
-	close_range(LINK_FD_END, (unsigned)exe - 1, 0);
-	close_range((unsigned)exe + 1, ~0U, 0);
-	(void)syscall(SYS_execveat, exe, "", k->argv, environ, AT_EMPTY_PATH);
-	_exit(DAEMON_AGAIN);
-}
-
 static void set_arguments(struct keeper *k)
 {
 	static char resume[] = "--resume";
@@ -130,22 +91,23 @@ static void set_arguments(struct keeper *k)
 
 static int start_daemon(struct keeper *k)
 {
-	int exe = k->exe_next >= 0 ? k->exe_next : k->exe;
-	int pair[2];
+	const struct spawn daemon = {
+		.exe = k->exe_next >= 0 ? k->exe_next : k->exe,
+		.argv = k->argv,
+		.kept = k->kept_fd,
+		.trace = k->trace_in,
+		.lock = k->lock,
+		.device = k->device,
+		.control = k->control,
+	};
+	int link, r;
 
 	set_arguments(k);
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return -errno;
-	k->pid = fork();
-	if (k->pid == 0)
-		become_daemon(k, exe, pair[1]);
-	close(pair[1]);
-	if (k->pid < 0) {
-		close(pair[0]);
-		return -errno;
-	}
-	move_fd(&k->link, pair[0]);
+	r = spawn_daemon(&daemon, &link);
+	if (r < 0)
+		return r;
+	k->pid = r;
+	move_fd(&k->link, link);
 	k->ready = k->ending = false;
 	k->is_new = k->exe_next >= 0 || k->has_options_next;
 	k->begun_ms = now_ms();
@@ -192,6 +154,7 @@ static void daemon_is_ready(struct keeper *k)
 {
 	k->ready = true;
 	k->silent = 0;
+	k->unable = 0;
 	if (k->exe_next >= 0) {
 		move_fd(&k->exe, k->exe_next);
 		k->exe_next = -1;
@@ -237,6 +200,10 @@ static bool hear(struct keeper *k)
 		break;
 	case LINK_ENDING:
 		k->ending = true;
+		break;
+	case LINK_CONTROL:
+		move_fd(&k->control, steal_fd(&m.fd));
+		fdstore_keep_control(k->control);
 		break;
 	default:
 		if (!k->was_ready)
@@ -411,6 +378,23 @@ static void give_up_new(struct keeper *k, int code)
 	k->has_options_next = false;
 }
 
+/* What it lacks (memory, descriptors, room) may come back. Or the index is why:
+ * counted so far that it is looked at. */
+static enum next could_not_start(struct keeper *k)
+{
+	if (!k->unable++)
+		k->unable_since_ms = k->begun_ms;
+	if (atomic_load(&k->kept->crashes) < KEEPER_PAUSE_AFTER)
+		atomic_fetch_add(&k->kept->crashes, 1);
+	if (now_ms() - k->unable_since_ms < KEEPER_UNABLE_MSEC)
+		return NEXT_DAEMON;
+	log_write(
+		LOG_CRIT,
+		"no daemon could start for %d s: giving up; the mount on %s answers errors until it is unmounted, or mounted anew",
+		KEEPER_UNABLE_MSEC / 1000, k->cfg->attach.mountpoint);
+	return NEXT_FAILED;
+}
+
 static enum next judge(struct keeper *k, int status)
 {
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -435,7 +419,11 @@ static enum next judge(struct keeper *k, int status)
 			k->cfg->attach.mountpoint);
 		return NEXT_FAILED;
 	}
-	return mourn(k, status);
+	if (code != DAEMON_AGAIN)
+		return mourn(k, status);
+	atomic_fetch_add(&k->kept->deaths, 1);
+	say_death(k, status);
+	return could_not_start(k);
 }
 
 /* The more daemons died at once, the longer. Signals are kept for the next. */
@@ -448,6 +436,8 @@ static void pause_before_next(struct keeper *k)
 
 	if (deaths < k->short_lives)
 		deaths = k->short_lives;
+	if (deaths < k->unable)
+		deaths = k->unable;
 	if (deaths > KEEPER_PAUSE_AFTER)
 		until += deaths * KEEPER_PAUSE_MSEC < KEEPER_PAUSE_MAX_MSEC
 				 ? deaths * KEEPER_PAUSE_MSEC
@@ -517,9 +507,8 @@ static int keep(struct keeper *k)
 		if (r < 0) {
 			log_write(LOG_ERR, "starting a daemon: %s",
 				  strerror(-r));
-			/* It may be possible later: not to give up for. */
-			if (k->short_lives + 1 < KEEPER_SHORT_LIVES)
-				k->short_lives++;
+			k->begun_ms = now_ms();
+			next = could_not_start(k);
 			continue;
 		}
 		next = judge(k, watch(k));
@@ -549,6 +538,7 @@ int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 			    .kept_fd = cfg->left.kept,
 			    .device = cfg->left.device,
 			    .lock = cfg->left.lock,
+			    .control = cfg->left.control,
 			    .signals = -1,
 			    .exe = -1,
 			    .exe_next = -1,

@@ -10,8 +10,9 @@
  * A daemon that ends as it should ends the mount. One that dies has a
  * successor: at once, or after a pause if others before it died soon too. When
  * KEEPER_SHORT_LIVES in a row answered no request at all, or KEEPER_CRASHES
- * crashed within KEEPER_SHORT_MSEC each, the keeper gives up, and the mount
- * answers errors. One that shows no sign of life for the time that the options
+ * crashed within KEEPER_SHORT_MSEC each, or none could start for
+ * KEEPER_UNABLE_MSEC, the keeper gives up, and the mount answers errors; until
+ * then its callers wait. One that shows no sign of life for the time that the options
  * say is killed, after its stacks went to the log.
  *
  * A service manager (notify.h) is told how it goes, and has a duplicate of what
@@ -36,6 +37,7 @@
 #define KEEPER_PAUSE_AFTER 2 /* of them; then each one longer */
 #define KEEPER_PAUSE_MSEC 100
 #define KEEPER_PAUSE_MAX_MSEC 5000
+#define KEEPER_UNABLE_MSEC 180000
 /* A start, or an end, may take so many times longer than a sign of life. */
 #define KEEPER_START_FACTOR 10
 

@@ -30,7 +30,7 @@
 
 /* Raised with every change of what is below. */
 #ifndef KEPT_LAYOUT
-#define KEPT_LAYOUT 2
+#define KEPT_LAYOUT 3
 #endif
 
 #define KEPT_SLOTS 64
@@ -79,8 +79,8 @@ struct kept {
 	/* By the keeper: daemons that died, and crashed in a row; its pid. */
 	_Atomic uint64_t deaths, crashes;
 	_Atomic int64_t keeper_pid;
-	_Atomic uint32_t rows; /* those behind were never used */
-	uint32_t reserved;
+	_Atomic uint32_t rows;	 /* those behind were never used */
+	_Atomic uint32_t frozen; /* errno that made the store read-only, or 0 */
 	uint8_t init[KEPT_INIT_MAX];
 };
 

@@ -116,6 +116,7 @@ static int open_store(struct serving *d, struct store_resume *files, size_t n,
 		.report = on_report,
 		.owner_note = d->sv->mountpoint,
 		.witness = d->sv->kept->witness,
+		.frozen = &d->sv->kept->frozen,
 		.resume = goes_on(d),
 		.lock_fd = goes_on(d) ? d->sv->lock : 0,
 		.files = files,
@@ -243,11 +244,15 @@ static int start_control(struct serving *d, char *why, size_t why_size)
 		.reload = reload_with,
 		.arg = d,
 	};
-	r = control_start(d->sv->store, on_request, &d->context, &d->control);
+	r = control_start(d->sv->store, d->sv->control, on_request, &d->context,
+			  &d->control);
 	if (r < 0)
 		snprintf(why, why_size,
 			 "listening on %s/" CONTROL_SOCKET ": %s", d->sv->store,
 			 strerror(-r));
+	else
+		(void)link_send(d->sv->keeper, LINK_CONTROL,
+				control_listener(d->control), NULL);
 	return r;
 }
 
@@ -435,7 +440,7 @@ static int hand_over(struct serving *d)
 	int r;
 
 	log_write(LOG_INFO, "%s: another daemon goes on", d->sv->mountpoint);
-	control_stop(d->control);
+	control_leave(d->control);
 	session_pause(d->session);
 	r = store_sync(d->ops.store);
 	if (r < 0)

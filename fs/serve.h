@@ -19,7 +19,7 @@ struct serve {
 	int keeper;		/* a socket, see link.h; borrowed */
 	struct kept *kept;	/* borrowed */
 	/* Of a mount that goes on; -1: it is to be made. Taken over. */
-	int device, lock;
+	int device, lock, control;
 	/* Called once the mount answers. */
 	void (*ready)(void *arg);
 	void *arg;

@@ -396,7 +396,7 @@ int gc_start(struct gc *gc)
 	int r = pthread_create(&gc->thread, NULL, gc_main, gc);
 
 	gc->running = !r;
-	return -r;
+	return base_thread_error(r);
 }
 
 static void gc_stop(struct gc *gc)

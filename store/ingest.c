@@ -213,7 +213,7 @@ int ingest_start(struct files *fs, struct ingest **ret)
 	r = pthread_create(&in->thread, NULL, ingest_run, in);
 	if (r) {
 		free(in);
-		return -r;
+		return base_thread_error(r);
 	}
 	*ret = in;
 	return 0;

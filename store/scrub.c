@@ -461,7 +461,8 @@ static int scrub_init(struct scrub *s, const struct scrub_config *cfg)
 	if (r < 0)
 		return r;
 	scrub_show(s);
-	return -pthread_create(&s->thread, NULL, scrub_main, s);
+	return base_thread_error(
+		pthread_create(&s->thread, NULL, scrub_main, s));
 }
 
 int scrub_start(const struct scrub_config *cfg, struct scrub **ret)

@@ -44,7 +44,8 @@ LEVELS = (
     "store/facade store/setup store/status store/contents store/vet "
     "store/look store/load store/repair",
     "fs/log fs/units fs/mounts fs/kept fs/link fs/notify",
-    "fs/config fs/handle fs/control fs/attach fs/slot fs/trace fs/holders",
+    "fs/config fs/handle fs/control fs/attach fs/slot fs/trace fs/holders "
+    "fs/spawn",
     "fs/reply fs/configfile fs/fdstore",
     "fs/ops fs/report fs/listing",
     "fs/session fs/request",

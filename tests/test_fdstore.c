@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -79,6 +80,8 @@ START_TEST(what_does_not_fit_is_refused_and_closed)
 	int lock = open(dir.path, O_RDWR | O_TMPFILE, 0600);
 	int folder = open(dir.path, O_RDONLY | O_DIRECTORY);
 	int fuse = open("/dev/fuse", O_RDWR);
+	int ends[2] = { -1, -1 };
+	int made = socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
 	int bare = memfd_create("test", 0), empty = memfd_create("test", 0);
 	static const char all[] = "kept:device:lock";
 	const struct {
@@ -95,6 +98,14 @@ START_TEST(what_does_not_fit_is_refused_and_closed)
 		{ { kept, kept, fuse }, 3, "kept:kept:device", "a part is" },
 		{ { kept, fuse, folder }, 3, all, "the lock is no file" },
 		{ { kept, fuse, fuse }, 3, all, "the lock is no file" },
+		{ { kept, fuse, lock, null },
+		  4,
+		  "kept:device:lock:control",
+		  "is no socket" },
+		{ { kept, fuse, lock, ends[0] },
+		  4,
+		  "kept:device:lock:control",
+		  "has been taken away" },
 		{ { bare, fuse, lock }, 3, all, "another layout" },
 		{ { empty, fuse, lock }, 3, all, "another layout" },
 		{ { kept, null, lock }, 3, all, "its connection is not" },
@@ -108,6 +119,7 @@ START_TEST(what_does_not_fit_is_refused_and_closed)
 	};
 
 	ck_assert_int_ge(lock, 0);
+	ck_assert_int_eq(made, 0);
 	ck_assert_int_eq(ftruncate(bare, 1 << 20), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
 		if (fuse >= 0 || !strstr(cases[i].names, "device"))

@@ -308,6 +308,25 @@ def test_times_set_by_hand_survive(mount):
     assert os.stat(store.mnt / "a").st_mtime_ns == 8
 
 
+def test_times_of_writes_survive(mount):
+    """Whatever is done to the name, or to the mode, after the write."""
+    store = start(mount)
+    before = time.time_ns()
+    with (store.mnt / "a").open("wb", buffering=0) as f:
+        f.write(b"x" * 10_000)
+        os.utime(store.mnt / "a", ns=(7, 8))
+        f.write(b"y" * 10_000)
+        os.chmod(store.mnt / "a", 0o600)
+        os.rename(store.mnt / "a", store.mnt / "b")
+        # The file system below may tell the time in steps.
+        for _ in range(2):
+            kill_daemon(store)
+            st = os.stat(store.mnt / "b")
+            assert st.st_mtime_ns > before - 10 ** 8
+            assert st.st_ctime_ns >= before
+    assert os.stat(store.mnt / "b").st_mtime_ns > before - 10 ** 8
+
+
 def test_keeper_and_daemon_killed_go_back_to_the_checkpoint(mount):
     store = start(mount)
     (store.mnt / "old").write_bytes(b"o" * 5000)

@@ -88,7 +88,7 @@ def test_it_is_ready_when_it_answers_and_leaves_a_directory(systemd):
     s.start()
     assert s.show("ActiveState") == "active"
     assert "/run/pipcachefs/plain" in s.show("StatusText")
-    assert s.show("NFileDescriptorStore") == "3"
+    assert s.show("NFileDescriptorStore") == "4"
     assert os.stat(s.mnt).st_uid == 0  # pip, as root, wants it so
     pipshape.store(s.mnt, 1, MIB)
     assert pipshape.load(s.mnt, 1, MIB)
@@ -184,7 +184,7 @@ def test_a_killed_keeper_has_a_successor_on_the_same_mount(systemd):
         assert (s.mnt / "a").read_bytes() == b"writtenwaited" * (n + 1)
     gone.close()
     f.close()
-    assert s.show("NFileDescriptorStore") == "3"
+    assert s.show("NFileDescriptorStore") == "4"
     s.ctl("stop")
     assert s.show("NFileDescriptorStore") == "0"
     assert s.log().count("is mounted on") == 1
@@ -378,7 +378,7 @@ def test_what_is_kept_of_a_mount_that_is_gone_is_dropped(systemd):
     assert "is of no use, and is dropped" in s.log()
     assert "a" in os.listdir(s.mnt) or "checkpoint" in s.log()
     (s.mnt / "b").write_text("b")
-    assert s.show("NFileDescriptorStore") == "3"
+    assert s.show("NFileDescriptorStore") == "4"
     s.ctl("stop")
 
 
