@@ -44,6 +44,10 @@ def repaired(fs):
     """Checked and mounted again; nothing may be open there."""
     image = fs.with_name(fs.name + ".img")
     subprocess.run(["umount", fs], check=True)
+    # A copy: another mount namespace may still have the one that failed.
+    copy = image.with_suffix(".copy")
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    copy.replace(image)
     subprocess.run(["e2fsck", "-fy", image], check=False,
                    capture_output=True)
     subprocess.run(["mount", "-o", "loop", image, fs], check=True)
