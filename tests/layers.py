@@ -47,6 +47,7 @@ LEVELS = (
     "fs/config fs/handle fs/control fs/attach fs/slot fs/trace",
     "fs/reply",
     "fs/ops fs/report fs/listing",
+    "fs/channel",
     "fs/session fs/request",
     "fs/serve fs/keeper",
     "fs/cmd",
@@ -62,7 +63,7 @@ FACADE = {"store/store", "store/base"}
 LIBRARIES = (
     (r"lmdb\.h", "store/index.c store/env.[ch] store/ids.c"),
     (r"xxhash\.h|openssl/.*", "store/digest.c"),
-    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/session.c fs/config.c"),
+    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/channel.c fs/session.c fs/config.c"),
     (r"jansson\.h", "fs/control.* fs/report.* fs/listing.* fs/request.* "
      "fs/pages.* fs/repair.* fs/cmd*"),
 )
