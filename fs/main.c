@@ -12,7 +12,7 @@ static const struct command {
 	const char *arguments;
 	const char *summary;
 } commands[] = {
-	{ "mount", cmd_mount, "STORE MOUNTPOINT [-o OPTS] [-f]",
+	{ "mount", cmd_mount, "STORE MOUNTPOINT | --config FILE [-o OPTS] [-f]",
 	  "make a store appear as a directory" },
 	{ "umount", cmd_umount, "MOUNTPOINT|STORE",
 	  "unmount, and wait until the store is closed" },
@@ -31,6 +31,8 @@ static const struct command {
 	  "what removing a package would bring back" },
 	{ "check", cmd_check, "MOUNTPOINT|STORE [--data] [--repair] [--json]",
 	  "whether all in the store is as it should be" },
+	{ "reload", cmd_reload, "FILE",
+	  "read the configuration of a mount again" },
 	{ "upgrade", cmd_upgrade, "MOUNTPOINT|STORE",
 	  "let this program go on with a mount, under running builds" },
 	{ "doctor", cmd_doctor, "[STORE [MOUNTPOINT]]",

@@ -43,15 +43,15 @@ LEVELS = (
     "store/parts store/resume",
     "store/facade store/setup store/status store/contents store/vet "
     "store/look store/load store/repair",
-    "fs/log fs/units fs/mounts fs/kept fs/link",
-    "fs/config fs/handle fs/control fs/attach fs/slot fs/trace",
-    "fs/reply",
+    "fs/log fs/units fs/mounts fs/kept fs/link fs/notify",
+    "fs/config fs/handle fs/control fs/attach fs/slot fs/trace fs/holders",
+    "fs/reply fs/configfile fs/fdstore",
     "fs/ops fs/report fs/listing",
     "fs/channel",
     "fs/session fs/request",
     "fs/serve fs/keeper",
     "fs/cmd",
-    "fs/pages fs/repair",
+    "fs/pages fs/repair fs/successor fs/place",
     "fs/cmd_*",
     "fs/main",
 )
@@ -63,9 +63,11 @@ FACADE = {"store/store", "store/base"}
 LIBRARIES = (
     (r"lmdb\.h", "store/index.c store/env.[ch] store/ids.c"),
     (r"xxhash\.h|openssl/.*", "store/digest.c"),
-    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/channel.c fs/session.c fs/config.c"),
+    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/channel.c fs/session.c "
+     "fs/config.c"),
+    (r"systemd/.*", "fs/notify.c"),
     (r"jansson\.h", "fs/control.* fs/report.* fs/listing.* fs/request.* "
-     "fs/pages.* fs/repair.* fs/cmd*"),
+     "fs/pages.* fs/repair.* fs/successor.* fs/cmd*"),
 )
 
 BANNED = r"\b(strcpy|strcat|sprintf|strncpy|strtok|atoi|gmtime|localtime)\s*\("

@@ -10,10 +10,11 @@ add_custom_command(OUTPUT ${changelog}
 add_custom_target(changelog ALL DEPENDS ${changelog})
 install(FILES ${changelog} ${packaging}/copyright
   DESTINATION ${CMAKE_INSTALL_DOCDIR})
-# Where stores and configuration files go: `pipcachefs mount` makes only the
-# last level of a path.
+# Where stores go (`pipcachefs mount` makes only the last level of a path), and
+# the one configuration that pipcachefs@pip needs.
 install(DIRECTORY DESTINATION /var/lib/pipcachefs)
-install(DIRECTORY DESTINATION /etc/pipcachefs)
+install(FILES ${PROJECT_SOURCE_DIR}/systemd/pip.conf
+  DESTINATION /etc/pipcachefs)
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_CONTACT "pipcachefs maintainers <pipcachefs@example.org>"
@@ -34,7 +35,8 @@ set(CPACK_DEBIAN_PACKAGE_SUGGESTS
   "python3-pip, docker.io | docker-ce | buildah | podman")
 set(CPACK_DEBIAN_DEBUGINFO_PACKAGE ON)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA
-  ${packaging}/postinst ${packaging}/prerm ${packaging}/postrm)
+  ${packaging}/postinst ${packaging}/prerm ${packaging}/postrm
+  ${packaging}/conffiles)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE
   OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)

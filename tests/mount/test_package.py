@@ -171,7 +171,8 @@ def test_install_use_upgrade_remove_purge(package, system):
     assert system.run("cat", f"{MOUNTPOINT}/file") == "kept"
     system.run("pipcachefs", "umount", MOUNTPOINT)
     # What an administrator makes, without a systemd here.
-    made = ["/etc/pipcachefs/pip.conf",
+    assert system.exists("/etc/pipcachefs/pip.conf")
+    made = ["/etc/pipcachefs/other.conf",
             "/etc/systemd/system/multi-user.target.wants/pipcachefs@pip"
             ".service"]
     for path in made:
