@@ -9,8 +9,8 @@ BUILD_PACKAGES=(gcc libc6-dev make cmake pkg-config libfuse3-dev fuse3
 TEST_PACKAGES=(check python3 python3-pytest python3-pytest-xdist
 	python3-hypothesis python3-venv python3-yaml ca-certificates openssl
 	e2fsprogs xfsprogs mount util-linux procps docker.io runc buildah podman
-	debootstrap help2man man-db mandoc bash-completion zsh fish dpkg-dev file
-	lintian systemd)
+	uidmap debootstrap help2man man-db mandoc bash-completion zsh fish
+	dpkg-dev file lintian systemd)
 
 # packages_missing NAME...: print those that are not installed, one a line.
 packages_missing() {

@@ -48,6 +48,7 @@ LEVELS = (
     "fs/spawn",
     "fs/reply fs/configfile fs/fdstore",
     "fs/ops fs/report fs/listing",
+    "fs/channel",
     "fs/session fs/request",
     "fs/serve fs/keeper",
     "fs/cmd",
@@ -63,7 +64,8 @@ FACADE = {"store/store", "store/base"}
 LIBRARIES = (
     (r"lmdb\.h", "store/index.c store/env.[ch] store/ids.c"),
     (r"xxhash\.h|openssl/.*", "store/digest.c"),
-    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/session.c fs/config.c"),
+    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/channel.c fs/session.c "
+     "fs/config.c"),
     (r"systemd/.*", "fs/notify.c"),
     (r"jansson\.h", "fs/control.* fs/report.* fs/listing.* fs/request.* "
      "fs/pages.* fs/repair.* fs/successor.* fs/cmd*"),

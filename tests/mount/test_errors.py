@@ -19,7 +19,7 @@ import pytest
 
 import pipshape
 from mounted import binary, is_mounted, wait_for
-from sysops import NOBODY, as_user, bind, in_mount_namespace
+from sysops import NOBODY, as_user, bind, in_mount_namespace, kernel
 
 MIB = 1 << 20
 
@@ -565,6 +565,8 @@ def test_doctor(mount, tmp_path):
     store = mount()
     text = store.do("doctor", store.path, store.mnt)
     assert "ok" in text and "/dev/fuse" in text
+    if kernel() >= (6, 12):
+        assert "idmapped mounts" in text
     store.umount()
     done = store.run("doctor", store.path, store.mnt)
     assert done.returncode == 1 and "mount" in done.stdout

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 
 import pipshape
+import sysops
 import test_model
 from index import Index
 from mounted import binary, is_mounted, is_running, wait_for
@@ -405,9 +406,7 @@ def test_a_user_s_own_mount_survives_too(mount, tmp_path):
         os.chmod(path, path.stat().st_mode | 0o11)
     for path in (store.path.parent, store.mnt, store.logs):
         os.chown(path, user, user)
-    before = os.stat("/dev/fuse").st_mode
-    os.chmod("/dev/fuse", 0o666)
-    try:
+    with sysops.fuse_for_all():
         store.wrap = ["setpriv", f"--reuid={user}", f"--regid={user}",
                       "--clear-groups",
                       "prlimit", "--memlock=65536"]
@@ -426,8 +425,6 @@ def test_a_user_s_own_mount_survives_too(mount, tmp_path):
                            "print(open(sys.argv[1] + '/a').read())") == "one\n"
         assert store.status()["daemon_deaths"] == 3
         store.umount()
-    finally:
-        os.chmod("/dev/fuse", before)
 
 
 # ---- the keeper's own troubles ----

@@ -19,6 +19,7 @@ import time
 BASE = "base"  # the image that every engine here has
 DOCKER = "/usr/bin/docker"  # others in PATH may lack the old builder's flags
 DOCKERD = "/usr/sbin/dockerd"
+RUNC = "/usr/sbin/runc"  # crun gives up where cgroups are of both versions
 START_SECONDS = 120
 STOP_SECONDS = 60
 INCLUDE = "python3,python3-pip,python3-venv,ca-certificates"
@@ -190,17 +191,32 @@ class Buildah:
             self.run("rm", "--all")
         shutil.rmtree(self.where, ignore_errors=True)
 
+    def storage(self):
+        """The options that name it, for podman too."""
+        return ["--storage-driver", "vfs", "--root", str(self.where / "root"),
+                "--runroot", str(self.where / "run")]
+
     def command(self, *args):
         """The command line of buildah with @args for this storage."""
-        return ["buildah", "--storage-driver", "vfs", "--root",
-                str(self.where / "root"), "--runroot",
-                str(self.where / "run"), *map(str, args)]
+        return ["buildah", *self.storage(), *map(str, args)]
 
-    def run(self, *args, timeout=1800):
-        """What `buildah @args` printed; EngineError if it failed."""
-        return checked(self.command(*args), timeout, self.env)
+    def run(self, *args, timeout=1800, **environ):
+        """What `buildah @args` printed, with @environ in its environment;
+        EngineError if it failed."""
+        return checked(self.command(*args), timeout, {**self.env, **environ})
 
     def load_base(self, tarball):
         container = self.run("from", "scratch").strip()
         self.run("add", container, tarball, "/")
         self.run("commit", "--rm", container, BASE)
+
+
+class Podman(Buildah):
+    """podman with the storage of a Buildah, as it runs without systemd."""
+
+    def command(self, *args):
+        """The command line of podman with @args for this storage."""
+        return ["podman", *self.storage(), "--tmpdir",
+                str(self.where / "tmp"), "--runtime", RUNC,
+                "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+                *map(str, args)]
