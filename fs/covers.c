@@ -174,8 +174,8 @@ int covers_look(struct covers *c)
 		return r;
 	say_mount(c, r);
 	r = reload(c);
-	if (r == 0 &&
-	    take_all(c, false, ", which showed another mount", &left) > 0)
+	if (r == 0 && take_all(c, false, ", which showed a mount that is gone",
+			       &left) > 0)
 		r = reload(c);
 	return r;
 }

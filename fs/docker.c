@@ -13,9 +13,9 @@
 #define NAME_ROOM (ANSWER_ID_MAX + 16)
 #define AGAIN_MSEC 100
 /* How long after a directory was made it may turn out to be a cache mount; that
- * is asked so often that the engine spends a tenth of its time on it. */
+ * is asked so often that the engine spends a fifth of its time on it. */
 #define FRESH_MSEC 1500
-#define GAP_FACTOR 9
+#define GAP_FACTOR 4
 #define RETRY_FIRST_MSEC 500
 #define RETRY_MAX_MSEC 30000
 
