@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -15,10 +16,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/config.h"
 #include "fs/kept.h"
 #include "fs/link.h"
 #include "fs/log.h"
 #include "fs/mounts.h"
+#include "fs/notify.h"
 #include "fs/trace.h"
 #include "store/base.h"
 
@@ -26,10 +29,18 @@
 #define TICK_MSEC 1000
 #define TRACE_WAIT_MSEC 500
 #define FD_SAFE 64 /* above all that a daemon inherits */
+/* While it starts or ends, a manager is to wait so long for the next tick. */
+#define EXTEND_SEC 60
+
+_Static_assert(CONFIG_OPTIONS_MAX < LINK_TEXT_MAX, "options are one message");
 
 struct keeper {
 	const struct keeper_config *cfg;
-	char *argv[ARGS_MAX + 2]; /* of a successor */
+	char *argv[ARGS_MAX + 4]; /* ends with the three that are added */
+	size_t n_args;
+	char options[LINK_TEXT_MAX];
+	char options_next[LINK_TEXT_MAX];
+	bool has_options_next;
 	struct kept *kept;
 	/* Owned, -1 when there is none. */
 	int kept_fd, device, lock, signals;
@@ -40,7 +51,7 @@ struct keeper {
 	int link;
 	int trace_in;
 	bool ready, ending;
-	bool is_new; /* it is the program that is to follow */
+	bool is_new; /* it is the program that is to follow, or has its options */
 	int64_t begun_ms;
 	uint64_t answered;
 	uint64_t beat;
@@ -84,10 +95,12 @@ static void become_daemon(const struct keeper *k, int exe, int link_end)
 	const int from[] = { link_end, k->kept_fd, k->trace_in, k->lock,
 			     k->device };
 	int high[ARRAY_SIZE(from)];
-	char *const *argv = k->device >= 0 ? k->argv : k->cfg->argv;
 	sigset_t set;
 
 	(void)setpgid(0, 0);
+	/* Where another keeper will follow it has daemons of its own. */
+	if (notify_listened())
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* In the background of a terminal now, but it may write there. */
 	(void)signal(SIGTTOU, SIG_IGN);
 	/* End signals stay blocked: they wait for who reads them. */
@@ -102,14 +115,25 @@ static void become_daemon(const struct keeper *k, int exe, int link_end)
 		hand_down(high[i], LINK_FD_SOCKET + (int)i);
 	close_range(LINK_FD_END, (unsigned)exe - 1, 0);
 	close_range((unsigned)exe + 1, ~0U, 0);
-	(void)syscall(SYS_execveat, exe, "", argv, environ, AT_EMPTY_PATH);
+	(void)syscall(SYS_execveat, exe, "", k->argv, environ, AT_EMPTY_PATH);
 	_exit(DAEMON_AGAIN);
+}
+
+static void set_arguments(struct keeper *k)
+{
+	static char resume[] = "--resume";
+
+	k->argv[k->n_args + 1] =
+		k->has_options_next ? k->options_next : k->options;
+	k->argv[k->n_args + 2] = k->device >= 0 ? resume : NULL;
 }
 
 static int start_daemon(struct keeper *k)
 {
 	int exe = k->exe_next >= 0 ? k->exe_next : k->exe;
 	int pair[2];
+
+	set_arguments(k);
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
@@ -123,7 +147,7 @@ static int start_daemon(struct keeper *k)
 	}
 	move_fd(&k->link, pair[0]);
 	k->ready = k->ending = false;
-	k->is_new = k->exe_next >= 0;
+	k->is_new = k->exe_next >= 0 || k->has_options_next;
 	k->begun_ms = now_ms();
 	k->answered = atomic_load(&k->kept->answered);
 	k->beat = atomic_load(&k->kept->beat);
@@ -141,10 +165,27 @@ static void mount_store(struct keeper *k, int lock)
 
 	move_fd(&k->lock, lock);
 	move_fd(&k->device, attach_mount(&k->cfg->attach, why, sizeof(why)));
-	if (k->device >= 0)
-		(void)link_send(k->link, LINK_DEVICE, k->device, NULL);
-	else
+	if (k->device < 0) {
 		(void)link_send(k->link, LINK_FAILED, -1, why);
+		return;
+	}
+	fdstore_keep(&(struct fdstore){
+		.kept = k->kept_fd, .device = k->device, .lock = k->lock });
+	(void)link_send(k->link, LINK_DEVICE, k->device, NULL);
+}
+
+/* To a manager. */
+static void say_serving(const struct keeper *k)
+{
+	unsigned long long deaths = atomic_load(&k->kept->deaths);
+
+	if (deaths)
+		notify_status("%s on %s, process %d; %llu daemons have died",
+			      k->cfg->attach.source, k->cfg->attach.mountpoint,
+			      (int)k->pid, deaths);
+	else
+		notify_status("%s on %s, process %d", k->cfg->attach.source,
+			      k->cfg->attach.mountpoint, (int)k->pid);
 }
 
 static void daemon_is_ready(struct keeper *k)
@@ -155,9 +196,16 @@ static void daemon_is_ready(struct keeper *k)
 		move_fd(&k->exe, k->exe_next);
 		k->exe_next = -1;
 	}
+	if (k->has_options_next)
+		memcpy(k->options, k->options_next, sizeof(k->options));
+	k->has_options_next = false;
 	if (!k->was_ready && k->cfg->ready)
 		k->cfg->ready(k->cfg->arg);
+	if (!k->was_ready)
+		notify_ready();
 	k->was_ready = true;
+	if (!k->told)
+		say_serving(k);
 }
 
 /* False: nothing more comes. */
@@ -179,6 +227,13 @@ static bool hear(struct keeper *k)
 		break;
 	case LINK_UPGRADE:
 		move_fd(&k->exe_next, steal_fd(&m.fd));
+		break;
+	case LINK_OPTIONS:
+		memcpy(k->options_next, m.text, sizeof(k->options_next));
+		k->has_options_next = true;
+		break;
+	case LINK_STATUS:
+		notify_status("%s", m.text);
 		break;
 	case LINK_ENDING:
 		k->ending = true;
@@ -213,6 +268,9 @@ static void tick(struct keeper *k)
 	uint64_t beat = atomic_load(&k->kept->beat);
 	int64_t most = k->cfg->watchdog_sec;
 
+	/* As long as the watchdog says who is well. */
+	if (most && (!k->was_ready || k->told))
+		notify_extend(EXTEND_SEC);
 	if (beat != k->beat) {
 		k->beat = beat;
 		k->silent = 0;
@@ -243,6 +301,7 @@ static bool on_signal(struct keeper *k, int *status)
 		return false;
 	if (info.ssi_signo != SIGCHLD) {
 		k->told = (int)info.ssi_signo;
+		notify_stopping();
 		if (k->pid > 0)
 			(void)kill(k->pid, k->told);
 		return false;
@@ -333,9 +392,23 @@ static enum next mourn(struct keeper *k, int status)
 	}
 	log_write(
 		LOG_CRIT,
-		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted",
+		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted, or mounted anew",
 		k->cfg->attach.mountpoint);
 	return NEXT_FAILED;
+}
+
+/* What was to follow, a program or options or both, cannot. */
+static void give_up_new(struct keeper *k, int code)
+{
+	log_write(
+		LOG_ERR, "%s: the one before goes on",
+		code == DAEMON_NOT_MINE
+			? "the new program does not know this layout of the kept memory"
+		: k->exe_next >= 0
+			? "the new program could not start"
+			: "a daemon with the new options could not start");
+	base_closep(&k->exe_next);
+	k->has_options_next = false;
 }
 
 static enum next judge(struct keeper *k, int status)
@@ -352,18 +425,13 @@ static enum next judge(struct keeper *k, int status)
 	if (code == DAEMON_HANDOVER)
 		return NEXT_DAEMON;
 	if (k->is_new && !k->ready) {
-		log_write(
-			LOG_ERR, "%s: the one before goes on",
-			code == DAEMON_NOT_MINE
-				? "the new program does not know this layout of the kept memory"
-				: "the new program could not start");
-		base_closep(&k->exe_next);
+		give_up_new(k, code);
 		return NEXT_DAEMON;
 	}
 	if (code == DAEMON_LOST) {
 		log_write(
 			LOG_CRIT,
-			"the mount on %s cannot go on: it answers errors until it is unmounted",
+			"the mount on %s cannot go on: it answers errors until it is unmounted, or mounted anew",
 			k->cfg->attach.mountpoint);
 		return NEXT_FAILED;
 	}
@@ -409,16 +477,15 @@ static int block_signals(void)
 
 static int prepare(struct keeper *k)
 {
-	static char resume[] = "--resume";
-	size_t n = 0;
+	static char dash_o[] = "-o";
 	int trace[2], r;
 
-	while (n < ARGS_MAX && k->cfg->argv[n]) {
-		k->argv[n] = k->cfg->argv[n];
-		n++;
-	}
-	k->argv[n] = resume;
-	k->kept_fd = kept_create();
+	for (; k->n_args < ARGS_MAX && k->cfg->argv[k->n_args]; k->n_args++)
+		k->argv[k->n_args] = k->cfg->argv[k->n_args];
+	k->argv[k->n_args] = dash_o;
+	snprintf(k->options, sizeof(k->options), "%s", k->cfg->options);
+	if (k->kept_fd < 0)
+		k->kept_fd = kept_create();
 	if (k->kept_fd < 0)
 		return k->kept_fd;
 	r = kept_map(k->kept_fd, &k->kept);
@@ -479,9 +546,9 @@ static void take_away(const struct keeper *k)
 int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 {
 	struct keeper k = { .cfg = cfg,
-			    .kept_fd = -1,
-			    .device = -1,
-			    .lock = -1,
+			    .kept_fd = cfg->left.kept,
+			    .device = cfg->left.device,
+			    .lock = cfg->left.lock,
 			    .signals = -1,
 			    .exe = -1,
 			    .exe_next = -1,
@@ -504,6 +571,8 @@ int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 	if (!k.was_ready && k.device >= 0)
 		take_away(&k);
 	/* The rest goes with the process; but nobody waits for these two. */
+	if (k.device >= 0)
+		fdstore_drop();
 	base_closep(&k.device);
 	base_closep(&k.lock);
 	return r;

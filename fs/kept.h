@@ -90,8 +90,17 @@ struct kept {
  */
 int kept_create(void);
 
-/* 0; -EPROTO: not of this layout; -errno. Unmapped with the process. */
+/* 0; -EPROTO: not of this layout, or not sealed; -errno. Unmapped with the
+ * process. */
 int kept_map(int fd, struct kept **ret);
+void kept_unmap(struct kept *k);
+
+/*
+ * For a daemon: wait until no other one uses the memory any more. The keeper
+ * of one that has died waits for its end; who follows a keeper that was killed
+ * cannot. Held until the process has ended. Returns 0 or -errno.
+ */
+int kept_claim(int fd);
 
 /* For a keeper: what gets memory stays in memory, if that is allowed. */
 void kept_lock(struct kept *k);

@@ -8,8 +8,10 @@
  *	LINK_DEVICE	the keeper has mounted; here is the connection
  *	LINK_READY	the mount answers
  * Its successors have both, and say LINK_READY. Any may say LINK_UPGRADE, with
- * the program that is to take its place, and end with DAEMON_HANDOVER. One
- * that is to end says LINK_ENDING first: that may take as long as a start.
+ * the program that is to take its place, or LINK_OPTIONS, with the options of
+ * the next one, and end with DAEMON_HANDOVER. One that was told to end says
+ * LINK_STATUS while it serves those who still have the mount, and LINK_ENDING
+ * when it no longer does: that may take as long as a start.
  *
  * Threads: one reader; any writers.
  */
@@ -26,8 +28,10 @@ enum link_type {
 	LINK_DEVICE,
 	LINK_READY,
 	LINK_UPGRADE,
-	LINK_FAILED, /* text: why */
-	LINK_ENDING, /* it serves no more, and closes the store */
+	LINK_FAILED,  /* text: why */
+	LINK_ENDING,  /* it serves no more, and closes the store */
+	LINK_OPTIONS, /* text: as after -o */
+	LINK_STATUS,  /* text: what it waits for */
 };
 
 /* What a daemon inherits. The last two are for a successor only. */

@@ -405,7 +405,7 @@ static void gc_stop(struct gc *gc)
 	gc->stop = true;
 	pthread_cond_signal(&gc->wake);
 	pthread_mutex_unlock(&gc->lock);
-	pthread_join(gc->thread, NULL);
+	idle_join(gc->thread);
 }
 
 void gc_free(struct gc *gc)

@@ -252,7 +252,7 @@ void ingest_stop(struct ingest *in)
 	in->stop = true;
 	pthread_cond_signal(&in->wake);
 	pthread_mutex_unlock(&in->lock);
-	pthread_join(in->thread, NULL);
+	idle_join(in->thread);
 	pthread_cond_destroy(&in->wake);
 	pthread_cond_destroy(&in->less);
 	pthread_mutex_destroy(&in->lock);

@@ -484,7 +484,7 @@ void scrub_stop(struct scrub *s)
 	s->stop = true;
 	pthread_cond_signal(&s->wake);
 	pthread_mutex_unlock(&s->lock);
-	pthread_join(s->thread, NULL);
+	idle_join(s->thread);
 	scrub_save(s);
 	survey_release(&s->bad);
 	pthread_cond_destroy(&s->wake);
