@@ -4,7 +4,8 @@
 
 # shellcheck disable=SC2034 # the lists are for whoever sources this
 BUILD_PACKAGES=(gcc libc6-dev make cmake pkg-config libfuse3-dev fuse3
-	liblmdb-dev libxxhash-dev libssl-dev libjansson-dev libsystemd-dev)
+	liblmdb-dev libxxhash-dev libssl-dev libjansson-dev libsystemd-dev
+	libcurl4-openssl-dev)
 # shellcheck disable=SC2034
 TEST_PACKAGES=(check python3 python3-pytest python3-pytest-xdist
 	python3-hypothesis python3-venv python3-yaml ca-certificates openssl

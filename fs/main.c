@@ -35,6 +35,8 @@ static const struct command {
 	  "read the configuration of a mount again" },
 	{ "upgrade", cmd_upgrade, "MOUNTPOINT|STORE",
 	  "let this program go on with a mount, under running builds" },
+	{ "attach", cmd_attach, "docker|buildah MOUNTPOINT [--target DIR] ...",
+	  "let the cache mounts of image builds use it" },
 	{ "doctor", cmd_doctor, "[STORE [MOUNTPOINT]]",
 	  "what this machine lacks, and what to do" },
 	{ "daemon", cmd_daemon, NULL, NULL }, /* what mount runs */

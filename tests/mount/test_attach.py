@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: MIT
+"""Cache mounts of real builds on the mount, with Dockerfiles as they are."""
+
+import contextlib
+import http.server
+import json
+import socketserver
+import subprocess
+import threading
+
+import pytest
+
+import attaching
+from attaching import Attach, Builds, TARGET, cached, covers
+from benchlib import engines
+from index import Index
+from mounted import wait_for
+
+WEB = ["requests", "numpy"]
+CLI = ["requests", "click"]
+COMMON = {"requests", "urllib3", "certifi", "idna", "charset_normalizer"}
+# A new cache mount may be faster than its cover: this waits for it, before
+# there is anything in it.
+COVERED = "timeout 100 sh -c " \
+    "'until grep -q fuse.pipcachefs /proc/mounts; do sleep 0.1; done'"
+
+
+@pytest.fixture(scope="module")
+def index(wheels):
+    with Index(wheels) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def docker_of(tmp_path_factory, base_tarball):
+    """Factory: a dockerd with that storage driver and the base image."""
+    running = {}
+    with contextlib.ExitStack() as stack:
+        def factory(driver):
+            if driver not in running:
+                docker = stack.enter_context(
+                    engines.Docker(tmp_path_factory.mktemp(driver), driver))
+                docker.load_base(base_tarball)
+                running[driver] = docker
+            return running[driver]
+        yield factory
+
+
+@pytest.fixture
+def docker(docker_of):
+    docker = docker_of("overlay2")
+    yield docker
+    prune(docker)
+
+
+@pytest.fixture
+def attach(mount, tmp_path):
+    """Factory: `attach(docker)` attaches a fresh mount to it."""
+    store = mount()
+
+    def factory(docker, *args):
+        attached = Attach("docker", store, tmp_path / "attach.log",
+                          "--docker-host", docker.host, *args)
+        attached.store = store
+        return attached
+    return factory
+
+
+def of(docker, store):
+    """The covers of @store that the engine has."""
+    return covers(store, docker.root, docker.process.pid)
+
+
+def await_covers(docker, attached, n):
+    wait_for(lambda: len(of(docker, attached.store)) == n,
+             f"{n} covers: {of(docker, attached.store)} {attached.log()}")
+
+
+def prune(docker):
+    docker.run("builder", "prune", "--all", "--force")
+
+
+# ---- docker -----------------------------------------------------------------
+
+@pytest.mark.parametrize("driver", ["vfs", "overlay2"])
+def test_projects_share_what_they_download(driver, docker_of, index, attach,
+                                           tmp_path):
+    docker = docker_of(driver)
+    builds = Builds(docker, tmp_path / "src", index)
+    with attach(docker) as attached:
+        assert builds.build(WEB, "web") == COMMON | {"numpy"}
+        await_covers(docker, attached, 1)
+        wait_for(lambda: len(cached(attached.store)) >= 6, "a filled cache")
+        assert builds.build(WEB, "web") == set()
+
+        # Another project, in its first build.
+        assert builds.build(CLI, "cli", COVERED) == {"click"}
+
+        # A prune takes the cache mounts, and what we have not.
+        before = cached(attached.store)
+        names = of(docker, attached.store)
+        prune(docker)
+        assert attaching.cache_mounts(docker) == {}
+        wait_for(lambda: of(docker, attached.store) == [], "no cover left")
+        assert cached(attached.store) == before
+        assert builds.build(WEB, "web", COVERED) == set()
+        await_covers(docker, attached, 1)
+        assert not set(of(docker, attached.store)) & set(names)
+    assert of(docker, attached.store) == []
+    prune(docker)
+
+
+def test_what_builds_left_is_taken_over(docker, index, attach, tmp_path):
+    builds = Builds(docker, tmp_path / "src", index)
+    assert builds.build(CLI, "cli") == COMMON | {"click"}
+    ident, = attaching.cache_mounts(docker)
+    plain = docker.root / "overlay2" / ident / "diff"
+    there = {str(p.relative_to(plain)): p.stat().st_size
+             for p in plain.rglob("*") if p.is_file()}
+    assert len(there) >= 6
+    with attach(docker) as attached:
+        await_covers(docker, attached, 1)
+        assert cached(attached.store) == there
+        attached.await_line("took over")
+        assert builds.build(CLI, "cli") == set()
+        # Its bytes take room once: below the cover they go.
+        with attaching.beneath(docker.root, tmp_path / "beneath") as root:
+            below = root / plain.relative_to(docker.root)
+            wait_for(lambda: not any(below.iterdir()),
+                     f"an empty directory: {attached.log()}")
+
+
+def test_a_directory_in_use_waits_for_its_build(docker, index, attach,
+                                                tmp_path):
+    builds = Builds(docker, tmp_path / "src", index)
+    hold = f"touch {TARGET}/begun && until [ -e {TARGET}/end ]; " \
+        "do sleep 0.1; done"
+    running = threading.Thread(target=builds.build,
+                               args=(["six"], "slow", hold))
+    running.start()
+    wait_for(lambda: attaching.cache_mounts(docker), "a cache mount")
+    ident, = attaching.cache_mounts(docker)
+    plain = docker.root / "overlay2" / ident / "diff"
+    wait_for((plain / "begun").exists, "a build at work")
+    with attach(docker) as attached:
+        attached.await_line("is in use by a build")
+        assert of(docker, attached.store) == []
+        (plain / "end").touch()
+        running.join()
+        await_covers(docker, attached, 1)
+        assert "begun" in cached(attached.store)
+        assert builds.build(["six"], "slow") == set()
+
+
+def test_the_engine_may_restart(docker, index, attach, tmp_path):
+    builds = Builds(docker, tmp_path / "src", index)
+    builds.build(["six"], "a")
+    with attach(docker) as attached:
+        await_covers(docker, attached, 1)
+        docker.stop()
+        attached.await_line("has gone away")
+        docker.start()
+        attached.await_line("is back")
+        await_covers(docker, attached, 1)
+        assert builds.build(["six"], "a") == set()
+    assert of(docker, attached.store) == []
+
+
+def test_a_killed_attach_is_gone_on_with(docker, index, attach, tmp_path):
+    builds = Builds(docker, tmp_path / "src", index)
+    builds.build(["six"], "a")
+    first = attach(docker)
+    await_covers(docker, first, 1)
+    first.kill()
+    assert len(of(docker, first.store)) == 1
+    assert builds.build(["six"], "a") == set()
+    with attach(docker, "--target", "/nowhere", "--target", TARGET):
+        builds.build(["click"], "b")
+        await_covers(docker, first, 2)
+    assert of(docker, first.store) == []
+
+
+def test_a_mount_may_go_and_come_back(docker, index, attach, tmp_path):
+    builds = Builds(docker, tmp_path / "src", index)
+    builds.build(["six"], "a")
+    with attach(docker) as attached:
+        store = attached.store
+        await_covers(docker, attached, 1)
+        # The covers keep the daemon going until they are taken away.
+        subprocess.run(["umount", store.mnt], check=True)
+        attached.await_line("is not mounted any more")
+        await_covers(docker, attached, 0)
+        store.process.wait(timeout=60)
+        builds.build(["click"], "a")
+        store.mount()
+        attached.await_line("is mounted again")
+        await_covers(docker, attached, 1)
+        assert builds.build(["six", "click"], "a") == set()
+        # One that is dead shows errors to builds: not for long.
+        store.expect("")
+        store.kill9()
+        attached.await_line("plain caches", 60)
+        await_covers(docker, attached, 0)
+        builds.build(["six"], "b")
+        store.mount()
+        await_covers(docker, attached, 2)
+
+
+def test_an_engine_in_a_namespace_of_its_own(tmp_path, base_tarball, index,
+                                             attach, monkeypatch):
+    own = tmp_path / "dockerd"
+    own.write_text("#!/bin/sh\nexec unshare --mount --propagation private "
+                   f"{engines.DOCKERD} \"$@\"\n")
+    own.chmod(0o755)
+    monkeypatch.setattr(engines, "DOCKERD", str(own))
+    with engines.Docker(tmp_path / "docker") as docker:
+        docker.load_base(base_tarball)
+        builds = Builds(docker, tmp_path / "src", index)
+        builds.build(["six"], "a")
+        with attach(docker) as attached:
+            await_covers(docker, attached, 1)
+            assert covers(attached.store, docker.root) == []
+            assert builds.build(["six"], "a") == set()
+        assert of(docker, attached.store) == []
+
+
+def test_once_leaves_covers_and_umount_takes_them(docker, index, mount,
+                                                  tmp_path):
+    builds = Builds(docker, tmp_path / "src", index)
+    builds.build(["six"], "a")
+    store = mount()
+    store.do("attach", "docker", store.mnt, "--docker-host", docker.host,
+             "--once")
+    assert len(of(docker, store)) == 1
+    assert builds.build(["six"], "a") == set()
+    store.do("umount", store.path)
+    assert of(docker, store) == []
+
+
+# ---- what can not be attached to --------------------------------------------
+
+class FakeEngine(socketserver.ThreadingUnixStreamServer):
+    """Answers like an engine, from a dictionary of paths."""
+
+    daemon_threads = True
+
+    def __init__(self, socket, answers):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = json.dumps(answers[self.path]).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+        super().__init__(str(socket), Handler)
+
+    def get_request(self):
+        request, _ = super().get_request()
+        return request, ("client", 0)
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+DOCKER = {"Components": [{"Name": "Engine"}]}
+INFO = {"DockerRootDir": "/var/lib/docker", "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", "extfs"]],
+        "SecurityOptions": ["name=seccomp,profile=default"]}
+CONTAINERD = {**INFO, "Driver": "overlayfs", "DriverStatus":
+              [["driver-type", "io.containerd.snapshotter.v1"]]}
+
+
+@pytest.mark.parametrize("version, info, why", [
+    ({"Components": [{"Name": "Podman Engine"}]}, INFO, "podman"),
+    (DOCKER, CONTAINERD, "containerd"),
+    (DOCKER, {**INFO, "SecurityOptions": ["name=rootless"]}, "rootless"),
+    (DOCKER, {**INFO, "SecurityOptions": ["name=userns"]}, "userns-remap"),
+    (DOCKER, {**INFO, "Driver": "btrfs"}, "btrfs"),
+    # All is well, but who answers is a test.
+    (DOCKER, INFO, "is not dockerd's own socket"),
+    ({}, {"message": "no"}, "Docker's API"),
+])
+def test_engines_that_are_refused(mount, tmp_path, version, info, why):
+    store = mount()
+    socket = tmp_path / "sock"
+    with FakeEngine(socket, {"/version": version, "/info": info}):
+        done = store.run("attach", "docker", store.mnt, "--docker-host",
+                         f"unix://{socket}")
+    assert done.returncode == 1
+    assert why in done.stderr and str(socket) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+class Grpc(socketserver.BaseRequestHandler):
+    """What buildkitd says to HTTP/1.1: frames of HTTP/2."""
+
+    def handle(self):
+        self.request.recv(4096)
+        self.request.sendall(bytes.fromhex("000006040000000000000500004000"))
+
+
+def test_a_standalone_buildkitd_is_refused(mount, tmp_path):
+    store = mount()
+    socket = tmp_path / "sock"
+    with socketserver.UnixStreamServer(str(socket), Grpc) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = store.run("attach", "docker", store.mnt, "--docker-host",
+                         socket)
+        server.shutdown()
+    assert done.returncode == 1
+    assert "buildkitd" in done.stderr
+
+
+def test_what_is_missing_is_said(mount, tmp_path):
+    store = mount()
+
+    def refused(code, *args, **kwargs):
+        done = store.run("attach", *args, **kwargs)
+        assert done.returncode == code, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stderr
+
+    absent = f"unix://{tmp_path}/none"
+    assert "systemctl start docker" in refused(
+        1, "docker", store.mnt, "--docker-host", absent)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert "systemctl start docker" in refused(
+        1, "docker", store.mnt, "--docker-host", plain)
+    assert "not the socket of an engine" in refused(
+        1, "docker", store.mnt, "--docker-host", "tcp://127.0.0.1:2375")
+    assert "not a mount point" in refused(1, "docker", tmp_path)
+    assert "No such file" in refused(1, "buildah", store.mnt, "--tmpdir",
+                                     tmp_path / "none")
+    assert "id '../x'" in refused(1, "buildah", store.mnt, "--id", "../x")
+    assert "docker or buildah" in refused(2, "podman", store.mnt)
+    assert "which engine" in refused(2, "docker")
+    assert "--target" in refused(2, "docker", store.mnt, "--target", "pip")
+    assert "--interval" in refused(2, "docker", store.mnt, "--interval", "0")
+    assert "for buildah only" in refused(2, "docker", store.mnt, "--id", "x")
+    assert "for docker only" in refused(2, "buildah", store.mnt,
+                                        "--docker-host", absent)
+    assert "root" in refused(1, "docker", store.mnt, user=65534)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Cache mounts of buildah on the mount, with Dockerfiles as they are."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import attaching
+from attaching import Attach, Builds, TARGET, cached, covers
+from benchlib import engines
+from index import Index
+from mounted import wait_for
+
+WEB = ["requests", "six"]
+CLI = ["requests", "click"]
+COMMON = {"requests", "urllib3", "certifi", "idna", "charset_normalizer"}
+
+NAMES = 4  # that versions of buildah give to one cache mount
+
+
+@pytest.fixture(scope="module")
+def index(wheels):
+    with Index(wheels) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def buildah(tmp_path_factory, base_tarball):
+    """buildah with the base image, and a directory for its cache mounts."""
+    where = tmp_path_factory.mktemp("buildah")
+    with engines.Buildah(where / "buildah") as buildah:
+        buildah.tmp = where / "tmp"
+        buildah.tmp.mkdir()
+        # crun wants a cgroup tree of one version, which not all hosts have.
+        buildah.env.update(TMPDIR=str(buildah.tmp),
+                           BUILDAH_RUNTIME=shutil.which("runc"))
+        buildah.load_base(base_tarball)
+        yield buildah
+
+
+def test_projects_share_what_they_download(buildah, index, mount, tmp_path):
+    store = mount()
+    builds = Builds(buildah, tmp_path / "src", index, "bud")
+    # What a build left before, under an id that only its Dockerfile knows.
+    assert builds.build(CLI, "cli") == COMMON | {"click"}
+    with Attach("buildah", store, tmp_path / "log", "--tmpdir", buildah.tmp,
+                "--id", "new") as attached:
+        attached.await_line("took over")
+        # One for each name that versions give to the default and to "new",
+        # and the one that was found.
+        wait_for(lambda: len(covers(store, buildah.tmp)) == 2 * NAMES + 1,
+                 "all covers")
+        assert len(cached(store)) >= 6
+        assert builds.build(CLI, "cli") == set()
+        # Without id=, and with a known one: from their first build. How the
+        # container is made does not matter.
+        assert builds.build(WEB) == {"six"}
+        buildah.env["BUILDAH_ISOLATION"] = "oci"
+        assert builds.build(WEB, "new") == set()
+        with attaching.beneath(buildah.tmp, tmp_path / "beneath") as below:
+            wait_for(lambda: not any(f for *_, f in os.walk(below)),
+                     "nothing below the covers", 120)
+    assert covers(store, buildah.tmp) == []
+
+
+def test_a_killed_attach_is_gone_on_with(mount, tmp_path):
+    store = mount()
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    args = ("buildah", store, tmp_path / "log", "--tmpdir", tmp)
+    first = Attach(*args)
+    wait_for(lambda: len(covers(store, tmp)) == NAMES, "the covers")
+    first.kill()
+    before = covers(store, tmp)
+    with Attach(*args):
+        # A mount that goes takes its covers along.
+        subprocess.run(["umount", store.mnt], check=True)
+        wait_for(lambda: covers(store, tmp) == [], "no covers")
+        store.process.wait(timeout=60)
+        store.mount()
+        wait_for(lambda: covers(store, tmp) == before, "covers")
+    assert covers(store, tmp) == []
+
+
+def test_a_stranger_gets_no_cover(mount, tmp_path):
+    """/var/tmp is everybody's: what lies there may be a trap."""
+    store = mount()
+    tmp = tmp_path / "tmp"
+    theirs = tmp / "buildah-cache"
+    theirs.mkdir(parents=True)
+    (theirs / "x").mkdir()
+    (theirs / "x" / "http-v2").mkdir()
+    (theirs / "x" / "http-v2" / "poison").write_text("poison")
+    os.chown(theirs, 65534, 65534)
+    (tmp / "buildah-cache-0").symlink_to(tmp_path)
+    with Attach("buildah", store, tmp_path / "log", "--tmpdir",
+                tmp) as attached:
+        attached.await_line("does not belong to the owner")
+        attached.await_line("covering")
+    assert cached(store) == {}
+    assert not (tmp_path / TARGET[1:]).exists()
