@@ -7,6 +7,7 @@
 
 #include "fs/engine.h"
 #include "fs/log.h"
+#include "fs/notify.h"
 #include "store/base.h"
 
 #define WHY_MAX 1024
@@ -264,7 +265,9 @@ int docker_attach(const struct covers_config *config, const char *host,
 	r = connect_engine(&d, why, why_size);
 	if (r == 0) {
 		log_write(LOG_NOTICE, "attached to the engine on %s", host);
+		notify_ready();
 		attend(&d);
+		notify_stopping();
 		if (!config->once && !covers_end(&d.covers))
 			r = -EBUSY;
 	}

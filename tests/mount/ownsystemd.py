@@ -26,8 +26,11 @@ exec unshare --cgroup bash -c "$3" bash "$1"
 """
 INNER = r"""
 set -e
-mount --make-rshared /
+mount --make-rprivate /
 mount -t proc proc /proc
+# Others' mounts would not end as long as this namespace has them too.
+findmnt -n -l -t fuse.pipcachefs -o TARGET | tac | xargs -r -d '\n' umount -l
+mount --make-rshared /
 umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --bind "$1/etc" /etc
@@ -83,12 +86,13 @@ class OwnSystemd:
         for name in TARGETS:
             (own / f"{name}.target").write_text(
                 "[Unit]\nDefaultDependencies=no\n")
-        drop_in = own / "pipcachefs@.service.d"
-        drop_in.mkdir()
-        log = "/var/lib/%i.log"
-        (drop_in / "log.conf").write_text(
-            f"[Service]\nStandardOutput=append:{log}\n"
-            f"StandardError=append:{log}\n")
+        for unit, log in (("pipcachefs@", "%i"),
+                          ("pipcachefs-attach@", "attach-%i")):
+            drop_in = own / f"{unit}.service.d"
+            drop_in.mkdir()
+            (drop_in / "log.conf").write_text(
+                f"[Service]\nStandardOutput=append:/var/lib/{log}.log\n"
+                f"StandardError=append:/var/lib/{log}.log\n")
 
     def __enter__(self):
         self.cgroup.mkdir()

@@ -391,3 +391,33 @@ def test_the_units_are_clean_and_tight(systemd, unit):
     done = systemd.run("systemd-analyze", "security", "--offline=true",
                        f"--threshold={EXPOSURE_MAX * 10:.0f}", path)
     assert done.returncode == 0, done.stdout[-200:]
+
+
+def test_the_unit_that_attaches(systemd, tmp_path):
+    """Its sandbox allows what it does, and it ends before its mount."""
+    unit = "pipcachefs-attach@buildah.service"
+    caches = tmp_path / "tmp"
+    caches.mkdir()
+    (systemd.dir / "etc" / "default" / "pipcachefs-attach-buildah").write_text(
+        f"PIPCACHEFS_ATTACH_OPTIONS=--tmpdir {caches}\n")
+
+    def covered():
+        mounts = systemd.path("/proc/1/mountinfo").read_text()
+        return sum(f" {caches}/" in line for line in mounts.splitlines())
+
+    s = systemd.service("pip", "limit=64M\n")
+    systemd.run("systemctl", "start", unit)  # and with it what it needs
+    assert systemd.show(unit, "ActiveState") == "active", \
+        (systemd.dir / "var" / "attach-buildah.log").read_text()
+    assert s.show("ActiveState") == "active"
+    wait_for(lambda: covered() > 0, "covers")
+    (s.mnt / "a").write_text("seen")
+    cover = next(path for path in systemd.path(caches).glob("*/*")
+                 if (path / "a").exists())
+    assert (cover / "a").read_text() == "seen"
+    systemd.ctl("reload", s.unit)
+    assert systemd.show(unit, "ActiveState") == "active"
+    s.ctl("stop")
+    assert systemd.show(unit, "ActiveState") == "inactive"
+    assert systemd.show(unit, "Result") == "success"
+    assert covered() == 0
