@@ -4,12 +4,14 @@
 
 # shellcheck disable=SC2034 # the lists are for whoever sources this
 BUILD_PACKAGES=(gcc libc6-dev make cmake pkg-config libfuse3-dev fuse3
-	liblmdb-dev libxxhash-dev libssl-dev libjansson-dev
+	liblmdb-dev libxxhash-dev libssl-dev libjansson-dev libsystemd-dev
 	libcurl4-openssl-dev)
 # shellcheck disable=SC2034
-TEST_PACKAGES=(check python3 python3-pytest python3-hypothesis python3-venv
-	ca-certificates openssl e2fsprogs xfsprogs mount util-linux procps
-	docker.io buildah debootstrap)
+TEST_PACKAGES=(check python3 python3-pytest python3-pytest-xdist
+	python3-hypothesis python3-venv python3-yaml ca-certificates openssl
+	e2fsprogs xfsprogs mount util-linux procps docker.io runc buildah podman
+	uidmap debootstrap help2man man-db mandoc bash-completion zsh fish
+	dpkg-dev file lintian systemd)
 
 # packages_missing NAME...: print those that are not installed, one a line.
 packages_missing() {

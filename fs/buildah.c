@@ -15,6 +15,7 @@
 
 #include "fs/answer.h"
 #include "fs/log.h"
+#include "fs/notify.h"
 #include "store/base.h"
 
 #define PARENT "buildah-cache"
@@ -225,7 +226,9 @@ int buildah_attach(const struct covers_config *config, const char *tmp,
 		return r;
 	}
 	log_write(LOG_NOTICE, "attached to cache mounts in %s", c.place.base);
+	notify_ready();
 	attend(&c);
+	notify_stopping();
 	if (!config->once && !covers_end(&c)) {
 		snprintf(why, why_size, "some directories are still covered");
 		r = -EBUSY;

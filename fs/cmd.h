@@ -27,6 +27,7 @@ int cmd_ls(int argc, char **argv);
 int cmd_du(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_attach(int argc, char **argv);
+int cmd_reload(int argc, char **argv);
 int cmd_upgrade(int argc, char **argv);
 int cmd_daemon(int argc, char **argv); /* for keepers only, see link.h */
 

@@ -66,12 +66,15 @@ static const struct argp argp = {
 /* What the keeper handed down is not for programs that we start. */
 static int take_fds(bool resume, struct kept **ret)
 {
-	int last = resume ? LINK_FD_DEVICE : LINK_FD_TRACE;
+	int last = resume ? LINK_FD_DEVICE : LINK_FD_TRACE, r;
+
+	(void)fcntl(LINK_FD_CONTROL, F_SETFD, FD_CLOEXEC); /* if it is there */
 
 	for (int fd = LINK_FD_SOCKET; fd <= last; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 			return -errno;
-	return kept_map(LINK_FD_KEPT, ret);
+	r = kept_map(LINK_FD_KEPT, ret);
+	return r < 0 ? r : kept_claim(LINK_FD_KEPT);
 }
 
 static void on_ready(void *arg)
@@ -115,12 +118,14 @@ static int run_daemon(struct args *a, struct kept *kept)
 	struct config config = { 0 };
 	struct life life = { .args = a };
 	struct serve sv = { .config = &config,
+			    .options = a->opts ? a->opts : "",
 			    .store = a->positional[0],
 			    .mountpoint = a->positional[1],
 			    .keeper = LINK_FD_SOCKET,
 			    .kept = kept,
 			    .device = a->resume ? LINK_FD_DEVICE : -1,
 			    .lock = a->resume ? LINK_FD_LOCK : -1,
+			    .control = a->resume ? LINK_FD_CONTROL : -1,
 			    .ready = note_ready,
 			    .arg = &life };
 	char why[WHY_MAX] = "";

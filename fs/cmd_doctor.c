@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "fs/attach.h"
+#include "fs/channel.h"
 #include "fs/cmd.h"
 #include "fs/mounts.h"
 #include "fs/session.h"
@@ -138,6 +139,7 @@ static void show_features(struct doctor *d, int fd)
 		{ FUSE_ATOMIC_O_TRUNC, "truncating open", true },
 		{ FUSE_PARALLEL_DIROPS, "parallel lookups", false },
 		{ FUSE_DO_READDIRPLUS, "readdirplus", false },
+		{ CHANNEL_ALLOW_IDMAP, "idmapped mounts", false },
 	};
 	union {
 		struct {
@@ -147,6 +149,7 @@ static void show_features(struct doctor *d, int fd)
 		char room[FUSE_MIN_READ_BUFFER];
 	} request;
 	ssize_t n = read(fd, &request, sizeof(request));
+	uint64_t flags;
 
 	if (n < (ssize_t)(sizeof(request.in.head) + 16) ||
 	    request.in.head.opcode != FUSE_INIT) {
@@ -156,8 +159,11 @@ static void show_features(struct doctor *d, int fd)
 	}
 	good("the kernel speaks FUSE %u.%u", request.in.init.major,
 	     request.in.init.minor);
+	flags = request.in.init.flags;
+	if ((flags & FUSE_INIT_EXT) && n >= (ssize_t)sizeof(request.in))
+		flags |= (uint64_t)request.in.init.flags2 << 32;
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
-		if (request.in.init.flags & known[i].flag)
+		if (flags & known[i].flag)
 			good("kernel feature: %s", known[i].name);
 		else if (known[i].needed)
 			bad(d, "kernel feature missing: %s: use a later kernel",

@@ -11,9 +11,12 @@
 
 #include "fs/cmd.h"
 #include "fs/config.h"
+#include "fs/configfile.h"
+#include "fs/fdstore.h"
 #include "fs/keeper.h"
 #include "fs/log.h"
 #include "fs/mounts.h"
+#include "fs/place.h"
 #include "store/base.h"
 #include "store/store.h"
 
@@ -21,12 +24,21 @@
 
 struct args {
 	const char *positional[2]; /* store, mountpoint */
+	const char *config;	   /* a file, in their place */
 	char *opts;		   /* owned; all -o, joined by commas */
 	bool foreground;
 };
 
+/* What daemons are told. */
+struct mounting {
+	char *store, *mountpoint; /* free of symbolic links */
+	const char *options;
+};
+
 static const struct argp_option options[] = {
 	{ "options", 'o', "OPTS", 0, "comma-separated, see below", 0 },
+	{ "config", 'c', "FILE", 0,
+	  "take all from this file, see below; -o adds to it", 0 },
 	{ "foreground", 'f', NULL, 0,
 	  "stay in the foreground and log to stderr", 0 },
 	{ "read-only", 'r', NULL, 0, "same as -o ro", 0 },
@@ -62,6 +74,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return add_options(a, arg, state);
 	case 'r':
 		return add_options(a, "ro", state);
+	case 'c':
+		a->config = arg;
+		return 0;
 	case 'f':
 		a->foreground = true;
 		return 0;
@@ -74,7 +89,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		return cmd_positional(state, arg, a->positional, 2);
 	case ARGP_KEY_END:
-		if (!a->positional[1])
+		if (a->config && a->positional[0])
+			return cmd_usage(
+				state,
+				"STORE and MOUNTPOINT, or --config: not both");
+		if (!a->config && !a->positional[1])
 			return cmd_usage(
 				state, "which STORE, and on which MOUNTPOINT?");
 		return 0;
@@ -86,7 +105,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = options,
 	.parser = parse,
-	.args_doc = "STORE MOUNTPOINT",
+	.args_doc = "STORE MOUNTPOINT\n--config FILE",
 	.doc = "Mount a store; a missing or empty directory becomes one.\v"
 	       "OPTS:\n"
 	       "  limit=5G|10%       what the store may take of its disk\n"
@@ -101,14 +120,36 @@ static const struct argp argp = {
 	       "                     CPU, 4 to 16); up to 64 when all are busy\n"
 	       "  watchdog=30|0      seconds without a sign of life after which the\n"
 	       "                     daemon is replaced by another (30); 0: never\n"
+	       "  stop_timeout=60    seconds that who still has the mount is served\n"
+	       "                     after SIGTERM (60)\n"
 	       "  allow_other        for all users (default for root), or\n"
 	       "  noallow_other      only for who mounts\n"
-	       "and what mount(8) has for all: ro, nosuid, nodev, noexec, noatime, ...",
+	       "and what mount(8) has for all: ro, nosuid, nodev, noexec, noatime, ...\n\n"
+	       "FILE has one of these a line, and store=PATH and mountpoint=PATH; of\n"
+	       "/etc/pipcachefs/NAME.conf these are " CONFIGFILE_STORES
+	       "/NAME and\n" CONFIGFILE_MOUNTS
+	       "/NAME if it does not say. # begins a comment.",
 };
 
 /* ---- are the two paths fit? ---- */
 
-static int check_not_mounted(const char *mountpoint)
+/* A mount of the same store that nobody serves any more makes room. */
+static int replace_dead(const char *mountpoint)
+{
+	char why[WHY_MAX];
+
+	if (attach_unmount(mountpoint, true, why, sizeof(why)) < 0) {
+		cmd_error(
+			"%s: a mount whose daemon has died is in the way, and taking it away: %s",
+			mountpoint, why);
+		return CMD_FAILED;
+	}
+	log_write(LOG_NOTICE, "%s: a mount whose daemon had died is replaced",
+		  mountpoint);
+	return CMD_OK;
+}
+
+static int check_not_mounted(const char *store, const char *mountpoint)
 {
 	cleanup_mounts struct mounts mounts = MOUNTS_INIT;
 	const struct mounts_entry *e;
@@ -123,13 +164,15 @@ static int check_not_mounted(const char *mountpoint)
 	e = mounts_at(&mounts, mountpoint);
 	if (!e)
 		return CMD_OK;
-	if (store_probe(e->store, &pid, why, sizeof(why)) == 0 && pid == 0)
-		cmd_error(
-			"%s: a mount whose daemon has died is in the way; `pipcachefs umount %s` first",
-			mountpoint, mountpoint);
-	else
+	if (store_probe(e->store, &pid, why, sizeof(why)) < 0 || pid != 0)
 		cmd_error("%s: %s is mounted there already", mountpoint,
 			  e->store);
+	else if (strcmp(e->store, store) == 0)
+		return replace_dead(mountpoint);
+	else
+		cmd_error(
+			"%s: a mount of %s whose daemon has died is in the way; `pipcachefs umount %s` first",
+			mountpoint, e->store, mountpoint);
 	return CMD_FAILED;
 }
 
@@ -164,8 +207,6 @@ static int resolve(const char *what, const char *path, char **ret)
 
 static int check_paths(const char *store, const char *mountpoint)
 {
-	int r;
-
 	if (mounts_inside(store, mountpoint)) {
 		cmd_error(
 			"the mount point %s is inside the store %s; choose another place for one of them",
@@ -178,8 +219,23 @@ static int check_paths(const char *store, const char *mountpoint)
 			store, mountpoint);
 		return CMD_FAILED;
 	}
-	r = check_not_mounted(mountpoint);
-	return r == CMD_OK ? check_directory(mountpoint) : r;
+	return CMD_OK;
+}
+
+/* Of a mount that is to be made: its place. */
+static int check_place(const struct configfile *file, const char *store,
+		       const char *mountpoint)
+{
+	char why[WHY_MAX];
+	int r = check_not_mounted(store, mountpoint);
+
+	if (r != CMD_OK)
+		return r;
+	if (place_make_mountpoint(file, why, sizeof(why)) < 0) {
+		cmd_error("%s", why);
+		return CMD_FAILED;
+	}
+	return check_directory(mountpoint);
 }
 
 /* ---- the keeper: in the foreground, or in the background ---- */
@@ -298,27 +354,24 @@ static int keep_in_background(struct keeper_config *keep)
 
 /* What the daemons are called with, and how the store is mounted. */
 static int keep_mount(const struct args *a, const struct config *config,
-		      char *store, char *mountpoint)
+		      const struct mounting *at, const struct fdstore *left)
 {
 	static char name[] = "pipcachefs", command[] = "daemon";
-	static char foreground[] = "-f", dash_o[] = "-o";
-	char *argv[8] = { name, command, store, mountpoint };
+	static char foreground[] = "-f";
+	char *argv[6] = { name, command, at->store, at->mountpoint };
 	struct keeper_config keep = {
 		.argv = argv,
-		.attach = { .source = store,
-			    .mountpoint = mountpoint,
+		.options = at->options,
+		.attach = { .source = at->store,
+			    .mountpoint = at->mountpoint,
 			    .flags = config->mount_flags,
 			    .allow_other = config->allow_other },
+		.left = *left,
 		.watchdog_sec = config->watchdog_sec,
 	};
-	int n = 4;
 
 	if (a->foreground)
-		argv[n++] = foreground;
-	if (a->opts) {
-		argv[n++] = dash_o;
-		argv[n++] = a->opts;
-	}
+		argv[4] = foreground;
 	return a->foreground ? keep_in_foreground(&keep)
 			     : keep_in_background(&keep);
 }
@@ -340,28 +393,85 @@ static int check_limits(const char *store, const struct config *c)
 	return CMD_USAGE;
 }
 
-static int mount_with(const struct args *a)
+/* What is to be mounted, by the arguments or by a file. */
+static int gather(const struct args *a, struct configfile *file)
+{
+	char why[WHY_MAX], *joined;
+	const char *opts = a->opts ? a->opts : "";
+	int r;
+
+	if (a->config) {
+		r = configfile_read(a->config, file, why, sizeof(why));
+		if (r < 0) {
+			cmd_error("%s", why);
+			return r == -EINVAL ? CMD_USAGE : CMD_FAILED;
+		}
+	} else {
+		file->store = strdup(a->positional[0]);
+		file->mountpoint = strdup(a->positional[1]);
+		file->options = strdup("");
+	}
+	if (!file->store || !file->mountpoint || !file->options ||
+	    asprintf(&joined, "%s%s%s", file->options,
+		     *file->options && *opts ? "," : "", opts) < 0) {
+		cmd_error("out of memory");
+		return CMD_FAILED;
+	}
+	free(file->options);
+	file->options = joined;
+	return CMD_OK;
+}
+
+static int mount_file(const struct args *a, const struct configfile *file,
+		      const struct config *config)
 {
 	cleanup_free char *store = NULL;
 	cleanup_free char *mountpoint = NULL;
+	struct fdstore left = FDSTORE_INIT;
+	bool goes_on = false;
+	char why[WHY_MAX];
+	int r = CMD_OK;
+
+	if (place_make_above(file, why, sizeof(why)) < 0) {
+		cmd_error("%s", why);
+		return CMD_FAILED;
+	}
+	r = resolve("mount point", file->mountpoint, &mountpoint);
+	if (r == CMD_OK)
+		r = resolve("store", file->store, &store);
+	if (r == CMD_OK)
+		r = check_limits(store, config);
+	if (r == CMD_OK)
+		r = check_paths(store, mountpoint);
+	/* Who leaves for the background leaves such descriptors behind. */
+	if (r == CMD_OK && a->foreground)
+		goes_on = fdstore_take(store, mountpoint, &left);
+	if (r == CMD_OK && !goes_on)
+		r = check_place(file, store, mountpoint);
+	if (r == CMD_OK)
+		r = keep_mount(a, config,
+			       &(struct mounting){ store, mountpoint,
+						   file->options },
+			       &left);
+	return r;
+}
+
+static int mount_with(const struct args *a)
+{
+	cleanup_configfile struct configfile file = CONFIGFILE_INIT;
 	struct config config = { 0 };
 	char why[WHY_MAX];
-	int r;
+	int r = gather(a, &file);
 
-	r = config_parse(a->opts, geteuid() == 0, &config, why, sizeof(why));
+	if (r != CMD_OK)
+		return r;
+	r = config_parse(file.options, geteuid() == 0, &config, why,
+			 sizeof(why));
 	if (r < 0) {
 		cmd_error("%s", why);
 		return r == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
-	r = resolve("mount point", a->positional[1], &mountpoint);
-	if (r == CMD_OK)
-		r = resolve("store", a->positional[0], &store);
-	if (r == CMD_OK)
-		r = check_limits(store, &config);
-	if (r == CMD_OK)
-		r = check_paths(store, mountpoint);
-	if (r == CMD_OK)
-		r = keep_mount(a, &config, store, mountpoint);
+	r = mount_file(a, &file, &config);
 	config_release(&config);
 	return r;
 }

@@ -9,6 +9,7 @@
 
 #include "fs/attach.h"
 #include "fs/cmd.h"
+#include "fs/holders.h"
 #include "fs/mounts.h"
 #include "store/base.h"
 #include "store/store.h"
@@ -33,15 +34,16 @@ static const struct argp argp = {
 	.options = options,
 	.parser = parse,
 	.args_doc = "MOUNTPOINT|STORE",
-	.doc = "Unmount, and wait until the daemon has closed the store and ended.",
+	.doc = "Unmount, and wait until the daemon has closed the store and ended. Whoever has the mount by another way, as a container by a bind mount, is served on, and named here.",
 };
 
 /* ---- the daemon's end ---- */
 
 struct daemon {
-	const char *store; /* borrowed */
-	pid_t pid;	   /* 0: there is none */
-	int pidfd;	   /* owned; -1: the pid means nothing here */
+	const char *store;     /* borrowed */
+	pid_t pid;	       /* 0: there is none */
+	int pidfd;	       /* owned; -1: the pid means nothing here */
+	unsigned major, minor; /* of the mount */
 };
 
 static struct daemon find_daemon(const char *store)
@@ -72,6 +74,15 @@ static bool has_ended(const struct daemon *d)
 	return false;
 }
 
+static void say_waiting(const struct daemon *d)
+{
+	char who[WHY_MAX];
+
+	if (holders_find(d->major, d->minor, HOLDERS_ALL, who, sizeof(who)) > 0)
+		cmd_error("%s is still in use: %s", d->store, who);
+	cmd_error("waiting for process %d to close %s", d->pid, d->store);
+}
+
 static int await_end(const struct daemon *d)
 {
 	if (d->pid == 0)
@@ -80,30 +91,40 @@ static int await_end(const struct daemon *d)
 		if (has_ended(d))
 			return CMD_OK;
 		if (msec == END_NOTICE_MSEC)
-			cmd_error("waiting for process %d to close %s", d->pid,
-				  d->store);
+			say_waiting(d);
 	}
 	cmd_error(
-		"%s is unmounted, but process %d has not ended within %d s: a container may still have the mount; `kill %d` ends it",
+		"%s is unmounted, but process %d has not ended within %d s: it serves who still has the mount; `kill %d` ends that after stop_timeout",
 		d->store, d->pid, END_MAX_MSEC / 1000, d->pid);
 	return CMD_FAILED;
 }
 
 /* ---- unmounting ---- */
 
-static int unmount(const char *mountpoint)
+static void say_busy(const struct mounts_entry *e)
+{
+	char who[WHY_MAX];
+
+	if (holders_find(e->major, e->minor, HOLDERS_OF_FILES, who,
+			 sizeof(who)) > 0)
+		cmd_error("%s is busy: %s", e->mountpoint, who);
+	else
+		cmd_error(
+			"%s is busy: something is mounted in it, or is used by a process that /proc does not show",
+			e->mountpoint);
+}
+
+static int unmount(const struct mounts_entry *e)
 {
 	char why[WHY_MAX];
-	int r = attach_unmount(mountpoint, false, why, sizeof(why));
+	int r = attach_unmount(e->mountpoint, false, why, sizeof(why));
 
 	if (r == 0)
 		return CMD_OK;
 	if (r == -EBUSY)
-		cmd_error(
-			"%s is busy: a process works in it or has a file of it open; `fuser -vm %s` names it",
-			mountpoint, mountpoint);
+		say_busy(e);
 	else
-		cmd_error("unmounting %s: %s", mountpoint, why);
+		cmd_error("unmounting %s: %s", e->mountpoint, why);
 	return CMD_FAILED;
 }
 
@@ -130,7 +151,7 @@ static int unmount_store(const struct mounts *mounts, const char *store)
 
 	for (size_t i = mounts->n; r == CMD_OK && i-- > 0;)
 		if (strcmp(mounts->entry[i].store, store) == 0)
-			r = unmount(mounts->entry[i].mountpoint);
+			r = unmount(&mounts->entry[i]);
 	return r;
 }
 
@@ -138,7 +159,7 @@ static int unmount_store(const struct mounts *mounts, const char *store)
 static int unmount_one(const struct mounts *mounts,
 		       const struct mounts_entry *e, bool *ret_goes_on)
 {
-	int r = unmount(e->mountpoint);
+	int r = unmount(e);
 
 	for (size_t i = 0; r == CMD_OK && i < mounts->n; i++) {
 		const struct mounts_entry *other = &mounts->entry[i];
@@ -159,7 +180,7 @@ int cmd_umount(int argc, char **argv)
 	cleanup_mounts struct mounts mounts = MOUNTS_INIT;
 	cleanup_free char *full = NULL;
 	const char *path = NULL;
-	const struct mounts_entry *e;
+	const struct mounts_entry *e, *first;
 	struct daemon d;
 	bool goes_on = false;
 	int r;
@@ -178,6 +199,9 @@ int cmd_umount(int argc, char **argv)
 	if (!e && !mounts_of(&mounts, full))
 		return not_mounted(path, full);
 	d = find_daemon(e ? e->store : full);
+	first = e ? e : mounts_of(&mounts, full);
+	d.major = first->major;
+	d.minor = first->minor;
 	if (e)
 		r = unmount_one(&mounts, e, &goes_on);
 	else

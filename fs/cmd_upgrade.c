@@ -2,19 +2,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
 #include "fs/cmd.h"
-#include "fs/control.h"
+#include "fs/successor.h"
 #include "store/base.h"
-
-/* The successor opens the store, which may take a while. */
-#define GOES_ON_MAX_MSEC (300 * 1000)
-#define GOES_ON_STEP_MSEC 50
-#define ASK_SEC 30
 
 static const struct argp_option options[] = {
 	CMD_HELP_OPTION,
@@ -33,49 +27,22 @@ static const struct argp argp = {
 	.doc = "Have the program that you run here go on with a mount, in the place of the one that serves it. Nothing is unmounted, and whoever uses the mount waits a moment. If it cannot go on, the other one does.",
 };
 
-/* Who serves @store? 0: nobody answers. */
-static json_int_t serving_pid(const char *store, char *version, size_t size)
+static int await_upgrade(const char *store, pid_t before)
 {
-	json_t *request = json_pack("{s:s}", "command", "status");
-	json_t *reply = NULL;
-	const json_t *status;
-	const char *found;
-	json_int_t pid = 0;
+	cleanup_successor struct successor now = SUCCESSOR_INIT;
 
-	if (request && control_ask(store, request, ASK_SEC, &reply) == 0) {
-		status = json_object_get(reply, "status");
-		pid = json_integer_value(json_object_get(status, "pid"));
-		found = json_string_value(json_object_get(status, "version"));
-		snprintf(version, size, "%s", found ? found : "?");
-	}
-	json_decref(request);
-	json_decref(reply);
-	return pid;
-}
-
-static int await_successor(const char *store, json_int_t before)
-{
-	char version[64] = "?";
-	json_int_t pid = before;
-
-	for (int ms = 0; ms < GOES_ON_MAX_MSEC && (!pid || pid == before);
-	     ms += GOES_ON_STEP_MSEC) {
-		usleep(GOES_ON_STEP_MSEC * 1000);
-		pid = serving_pid(store, version, sizeof(version));
-	}
-	if (!pid || pid == before) {
-		cmd_error("%s: nobody went on within %d s; see its log", store,
-			  GOES_ON_MAX_MSEC / 1000);
+	if (successor_await(store, before, &now) < 0) {
+		cmd_error("%s: nobody went on in time; see its log", store);
 		return CMD_FAILED;
 	}
-	if (strcmp(version, PIPCACHEFS_VERSION) != 0) {
+	if (strcmp(now.version, PIPCACHEFS_VERSION) != 0) {
 		cmd_error(
 			"%s: version %s could not go on, so %s does; see its log",
-			store, PIPCACHEFS_VERSION, version);
+			store, PIPCACHEFS_VERSION, now.version);
 		return CMD_FAILED;
 	}
-	printf("%s is served by version %s, process %lld\n", store, version,
-	       (long long)pid);
+	printf("%s is served by version %s, process %d\n", store, now.version,
+	       (int)now.pid);
 	return CMD_OK;
 }
 
@@ -83,9 +50,9 @@ int cmd_upgrade(int argc, char **argv)
 {
 	cleanup_target struct cmd_target target = CMD_TARGET_INIT;
 	const char *path = NULL;
-	char program[4096], version[64];
+	cleanup_successor struct successor before = SUCCESSOR_INIT;
+	char program[4096];
 	json_t *reply = NULL;
-	json_int_t before;
 	ssize_t n;
 	int r;
 
@@ -106,11 +73,11 @@ int cmd_upgrade(int argc, char **argv)
 			path);
 		return CMD_FAILED;
 	}
-	before = serving_pid(target.store, version, sizeof(version));
+	(void)successor_look(target.store, &before);
 	r = cmd_ask(&target,
 		    json_pack("{s:s, s:s}", "command", "upgrade", "program",
 			      program),
 		    false, &reply);
 	json_decref(reply);
-	return r == CMD_OK ? await_successor(target.store, before) : r;
+	return r == CMD_OK ? await_upgrade(target.store, before.pid) : r;
 }

@@ -16,8 +16,8 @@
 /* What fuse_opt fills in: text and switches, nothing checked yet. */
 struct given {
 	char *limit, *low, *min_free, *grace, *sync, *scrub, *workers,
-		*watchdog; /* owned */
-	int allow_other;   /* -1: not said */
+		*watchdog, *stop_timeout; /* owned */
+	int allow_other;		  /* -1: not said */
 	unsigned long flags;
 	char *why;
 	size_t why_size;
@@ -41,6 +41,7 @@ static const struct fuse_opt options[] = {
 	OPT_TEXT("scrub", scrub),
 	OPT_TEXT("workers", workers),
 	OPT_TEXT("watchdog", watchdog),
+	OPT_TEXT("stop_timeout", stop_timeout),
 	OPT_SWITCH("allow_other", allow_other, 1),
 	OPT_SWITCH("noallow_other", allow_other, 0),
 	FUSE_OPT_END,
@@ -128,7 +129,7 @@ static int take_option(void *data, const char *arg, int key,
 	}
 	snprintf(
 		g->why, g->why_size,
-		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, scrub=, workers=, watchdog=, allow_other and noallow_other",
+		"unknown mount option '%s'; ours are limit=, low=, min_free=, grace=, sync=, scrub=, workers=, watchdog=, stop_timeout=, allow_other and noallow_other, and in a configuration file store= and mountpoint=",
 		arg);
 	return -1;
 }
@@ -143,6 +144,7 @@ static void release_given(struct given *g)
 	free(g->scrub);
 	free(g->workers);
 	free(g->watchdog);
+	free(g->stop_timeout);
 }
 #define cleanup_given __attribute__((cleanup(release_given)))
 
@@ -241,6 +243,22 @@ static int check_watchdog(const struct given *g, int64_t *ret)
 	return -EINVAL;
 }
 
+static int check_stop_timeout(const struct given *g, int64_t *ret)
+{
+	if (!g->stop_timeout) {
+		*ret = CONFIG_STOP_SEC;
+		return 0;
+	}
+	if (units_parse_span(g->stop_timeout, ret) == 0 &&
+	    *ret <= CONFIG_STOP_MAX_SEC)
+		return 0;
+	snprintf(
+		g->why, g->why_size,
+		"stop_timeout=%s must be a time of 0 to 1d, as 60 (seconds) or 5m",
+		g->stop_timeout);
+	return -EINVAL;
+}
+
 static int check_sync(const struct given *g, bool *ret)
 {
 	*ret = g->sync && strcmp(g->sync, "strict") == 0;
@@ -294,6 +312,9 @@ static int check(const struct given *g, bool root, struct config *c)
 	r = check_watchdog(g, &c->watchdog_sec);
 	if (r < 0)
 		return r;
+	r = check_stop_timeout(g, &c->stop_timeout_sec);
+	if (r < 0)
+		return r;
 	c->allow_other = g->allow_other < 0 ? root : g->allow_other > 0;
 	c->mount_flags = g->flags;
 	return 0;
@@ -312,6 +333,12 @@ int config_parse(const char *opts, bool root, struct config *ret, char *why,
 	struct config c = { 0 };
 	int r;
 
+	if (opts && strlen(opts) > CONFIG_OPTIONS_MAX) {
+		snprintf(why, why_size,
+			 "the mount options are longer than %d bytes",
+			 CONFIG_OPTIONS_MAX);
+		return -EINVAL;
+	}
 	if (fuse_opt_add_arg(&args, "pipcachefs") < 0 ||
 	    (opts && *opts &&
 	     (fuse_opt_add_arg(&args, "-o") < 0 ||
@@ -340,4 +367,15 @@ void config_release(struct config *c)
 	free(c->low);
 	free(c->min_free);
 	*c = (struct config){ 0 };
+}
+
+const char *config_fixed(const struct config *now, const struct config *then)
+{
+	if (now->allow_other != then->allow_other)
+		return "allow_other";
+	if (now->watchdog_sec != then->watchdog_sec)
+		return "watchdog";
+	if (now->mount_flags != then->mount_flags)
+		return "ro, nosuid and the like";
+	return NULL;
 }

@@ -17,9 +17,12 @@
 #include <stdint.h>
 
 #define CONFIG_WORKERS_MAX 64
+#define CONFIG_OPTIONS_MAX 1000 /* bytes of their text */
 #define CONFIG_GRACE_MAX_SEC (INT64_C(365) * 24 * 3600)
 #define CONFIG_WATCHDOG_SEC 30
 #define CONFIG_WATCHDOG_MAX_SEC (INT64_C(24) * 3600)
+#define CONFIG_STOP_SEC 60
+#define CONFIG_STOP_MAX_SEC (INT64_C(24) * 3600)
 #define CONFIG_SCRUB_SEC (INT64_C(30) * 24 * 3600)
 #define CONFIG_SCRUB_MAX_SEC (INT64_C(3650) * 24 * 3600)
 
@@ -29,6 +32,7 @@ struct config {
 	/* Checked. */
 	int64_t grace_sec;    /* -1: the default */
 	int64_t watchdog_sec; /* 0: none */
+	int64_t stop_timeout_sec;
 	bool sync_strict;
 	int64_t scrub_sec; /* 0: off */
 	unsigned workers;  /* to begin with, 1..CONFIG_WORKERS_MAX */
@@ -44,6 +48,10 @@ struct config {
  */
 int config_parse(const char *opts, bool root, struct config *ret, char *why,
 		 size_t why_size);
+
+/* The first option that differs and holds as long as the mount; NULL: each one
+ * that differs is one that its next daemon can have. */
+const char *config_fixed(const struct config *now, const struct config *then);
 
 /* Frees what @c owns and empties it. Twice is harmless. */
 void config_release(struct config *c);

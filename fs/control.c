@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -34,7 +35,8 @@ struct control {
 	control_answer_fn answer;
 	void *arg;
 	int dir;      /* owned, the store's directory */
-	int listener; /* owned */
+	int listener; /* owned; never waits in accept4() */
+	int ending;   /* owned eventfd: readable when the servers are to end */
 	atomic_bool stop;
 	pthread_mutex_t lock;
 	struct server server[CONTROL_THREADS];
@@ -234,11 +236,16 @@ static void *server_main(void *arg)
 	struct timespec pause = { .tv_nsec = 100000000 };
 
 	while (!atomic_load(&c->stop)) {
-		int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
+		struct pollfd p[] = { { .fd = c->listener, .events = POLLIN },
+				      { .fd = c->ending, .events = POLLIN } };
+		int fd;
 
+		if (poll(p, ARRAY_SIZE(p), -1) < 0 || !p[0].revents)
+			continue;
+		fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
 		if (fd < 0) {
 			/* Out of descriptors or memory: that may pass. */
-			if (!atomic_load(&c->stop) && errno != EINTR)
+			if (errno != EINTR && errno != EAGAIN)
 				nanosleep(&pause, NULL);
 			continue;
 		}
@@ -253,7 +260,8 @@ static void *server_main(void *arg)
 /* The mode that the socket has when it is bound becomes that of its name. */
 static int listen_in(int dir)
 {
-	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	cleanup_close int fd =
+		socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un address;
 
 	if (fd < 0)
@@ -283,8 +291,22 @@ static int start_servers(struct control *c)
 	return 0;
 }
 
-int control_start(const char *dir, control_answer_fn answer, void *arg,
-		  struct control **ret)
+/* What was listening is of use as long as its name is there. */
+static int take_listener(struct control *c, int listener)
+{
+	struct stat st;
+
+	if (listener >= 0 &&
+	    fstatat(c->dir, CONTROL_SOCKET, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    S_ISSOCK(st.st_mode))
+		c->listener = fcntl(listener, F_DUPFD_CLOEXEC, 0);
+	if (c->listener < 0)
+		c->listener = listen_in(c->dir);
+	return c->listener < 0 ? c->listener : 0;
+}
+
+int control_start(const char *dir, int listener, control_answer_fn answer,
+		  void *arg, struct control **ret)
 {
 	struct control *c = calloc(1, sizeof(*c));
 	int r;
@@ -296,19 +318,26 @@ int control_start(const char *dir, control_answer_fn answer, void *arg,
 	c->listener = -1;
 	pthread_mutex_init(&c->lock, NULL);
 	c->dir = open_dir(dir);
-	r = c->dir;
-	if (r >= 0) {
-		c->listener = listen_in(c->dir);
-		r = c->listener;
-	}
+	c->ending = eventfd(0, EFD_CLOEXEC);
+	r = c->dir >= 0 && c->ending < 0 ? -errno : c->dir;
+	if (r >= 0)
+		r = take_listener(c, listener);
 	if (r >= 0)
 		r = start_servers(c);
 	if (r < 0) {
-		control_stop(c);
+		if (listener < 0)
+			control_stop(c);
+		else
+			control_leave(c);
 		return r;
 	}
 	*ret = c;
 	return 0;
+}
+
+int control_listener(const struct control *c)
+{
+	return c->listener;
 }
 
 static void break_off_locked(struct control *c)
@@ -318,25 +347,33 @@ static void break_off_locked(struct control *c)
 			shutdown(c->server[i].connection, SHUT_RD);
 }
 
-void control_stop(struct control *c)
+void control_leave(struct control *c)
 {
 	if (!c)
 		return;
 	atomic_store(&c->stop, true);
-	if (c->listener >= 0) {
-		unlinkat(c->dir, CONTROL_SOCKET, 0);
-		/* Wakes those who sleep in accept4(). */
-		shutdown(c->listener, SHUT_RDWR);
-	}
+	if (c->ending >= 0)
+		(void)eventfd_write(c->ending, 1);
 	pthread_mutex_lock(&c->lock);
 	break_off_locked(c);
 	pthread_mutex_unlock(&c->lock);
 	for (unsigned i = 0; i < c->n; i++)
 		pthread_join(c->server[i].thread, NULL);
 	base_closep(&c->listener);
+	base_closep(&c->ending);
 	base_closep(&c->dir);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
+}
+
+void control_stop(struct control *c)
+{
+	if (!c)
+		return;
+	unlinkat(c->dir, CONTROL_SOCKET, 0);
+	/* Also for those who still have it open. */
+	shutdown(c->listener, SHUT_RDWR);
+	control_leave(c);
 }
 
 /* ---- client ---- */

@@ -5,7 +5,7 @@
  * connection, each ended by closing that direction.
  *
  *	control_start()		server: answers from here on
- *	control_stop()
+ *	control_stop() | control_leave()
  *	control_ask()		client
  *
  * A request has a size and a time to arrive in, and a few threads serve: a
@@ -34,13 +34,21 @@ typedef struct json_t *(*control_answer_fn)(void *arg,
 /*
  * Listen in @dir, a store whose lock the caller holds (a socket that is there
  * is left over). @dir may be longer than a socket address.
+ * @listener: what a process before this one listened with: who has called
+ *            meanwhile is answered, and nothing has to be written to the disk
+ *            below. Borrowed; -1: there is none.
  * Returns:  0 or a negative errno.
  */
-int control_start(const char *dir, control_answer_fn answer, void *arg,
-		  struct control **ret);
+int control_start(const char *dir, int listener, control_answer_fn answer,
+		  void *arg, struct control **ret);
 
-/* Ends what is under way, removes the socket, frees @c. NULL is fine. */
+/* A @listener for who comes next; borrowed. */
+int control_listener(const struct control *c);
+
+/* Both end what is under way and free @c; NULL is fine. The first removes the
+ * socket, the other one leaves it to who has the listener. */
 void control_stop(struct control *c);
+void control_leave(struct control *c);
 
 /*
  * Ask the daemon of the store @dir, and wait @timeout_sec for its reply.

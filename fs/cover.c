@@ -146,7 +146,8 @@ static FILE *open_mountinfo(pid_t pid)
 	FILE *f;
 
 	if (fd < 0) {
-		errno = -fd;
+		/* It is ending: it has no namespace any more. */
+		errno = fd == -EINVAL ? ESRCH : -fd;
 		return NULL;
 	}
 	f = fdopen(fd, "r");

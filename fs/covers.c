@@ -174,8 +174,8 @@ int covers_look(struct covers *c)
 		return r;
 	say_mount(c, r);
 	r = reload(c);
-	if (r == 0 &&
-	    take_all(c, false, ", which showed another mount", &left) > 0)
+	if (r == 0 && take_all(c, false, ", which showed a mount that is gone",
+			       &left) > 0)
 		r = reload(c);
 	return r;
 }
@@ -352,16 +352,20 @@ bool covers_end(struct covers *c)
 	if (!c->place.base)
 		return true;
 	r = reload(c);
+	if (r == 0) {
+		take_all(c, true, "", &left);
+		r = reload(c);
+	}
 	if (r == -ESRCH) {
 		/* The engine has ended; its namespace may have been ours. */
 		c->place.pid = getpid();
+		left = false;
 		r = reload(c);
+		if (r == 0)
+			take_all(c, true, "", &left);
 	}
-	if (r < 0) {
+	if (r < 0)
 		log_write(LOG_WARNING, "reading the engine's mounts: %s",
 			  strerror(-r));
-		return false;
-	}
-	take_all(c, true, "", &left);
-	return !left;
+	return r == 0 && !left;
 }

@@ -7,15 +7,16 @@
 
 #include "fs/engine.h"
 #include "fs/log.h"
+#include "fs/notify.h"
 #include "store/base.h"
 
 #define WHY_MAX 1024
 #define NAME_ROOM (ANSWER_ID_MAX + 16)
 #define AGAIN_MSEC 100
 /* How long after a directory was made it may turn out to be a cache mount; that
- * is asked so often that the engine spends a tenth of its time on it. */
+ * is asked so often that the engine spends a fifth of its time on it. */
 #define FRESH_MSEC 1500
-#define GAP_FACTOR 9
+#define GAP_FACTOR 4
 #define RETRY_FIRST_MSEC 500
 #define RETRY_MAX_MSEC 30000
 
@@ -264,7 +265,9 @@ int docker_attach(const struct covers_config *config, const char *host,
 	r = connect_engine(&d, why, why_size);
 	if (r == 0) {
 		log_write(LOG_NOTICE, "attached to the engine on %s", host);
+		notify_ready();
 		attend(&d);
+		notify_stopping();
 		if (!config->once && !covers_end(&d.covers))
 			r = -EBUSY;
 	}

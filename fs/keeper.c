@@ -10,29 +10,38 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/config.h"
 #include "fs/kept.h"
 #include "fs/link.h"
 #include "fs/log.h"
 #include "fs/mounts.h"
+#include "fs/notify.h"
+#include "fs/spawn.h"
 #include "fs/trace.h"
 #include "store/base.h"
 
 #define ARGS_MAX 64
 #define TICK_MSEC 1000
 #define TRACE_WAIT_MSEC 500
-#define FD_SAFE 64 /* above all that a daemon inherits */
+/* While it starts or ends, a manager is to wait so long for the next tick. */
+#define EXTEND_SEC 60
+
+_Static_assert(CONFIG_OPTIONS_MAX < LINK_TEXT_MAX, "options are one message");
 
 struct keeper {
 	const struct keeper_config *cfg;
-	char *argv[ARGS_MAX + 2]; /* of a successor */
+	char *argv[ARGS_MAX + 4]; /* ends with the three that are added */
+	size_t n_args;
+	char options[LINK_TEXT_MAX];
+	char options_next[LINK_TEXT_MAX];
+	bool has_options_next;
 	struct kept *kept;
 	/* Owned, -1 when there is none. */
-	int kept_fd, device, lock, signals;
+	int kept_fd, device, lock, control, signals;
 	int exe, exe_next; /* the program, and the one that is to follow it */
 	int trace;	   /* what the daemon writes there comes out here */
 	/* Of the daemon that runs. */
@@ -40,7 +49,7 @@ struct keeper {
 	int link;
 	int trace_in;
 	bool ready, ending;
-	bool is_new; /* it is the program that is to follow */
+	bool is_new; /* it is the program that is to follow, or has its options */
 	int64_t begun_ms;
 	uint64_t answered;
 	uint64_t beat;
@@ -49,6 +58,8 @@ struct keeper {
 	bool was_ready;
 	int told; /* a signal for the daemon that comes next */
 	unsigned short_lives;
+	unsigned unable; /* in a row, that could not start */
+	int64_t unable_since_ms;
 	char *why;
 	size_t why_size;
 };
@@ -69,61 +80,36 @@ static void move_fd(int *slot, int fd)
 
 /* ---- starting a daemon ---- */
 
-/* In the child: @fd, or none, as number @to. */
-static void hand_down(int fd, int to)
+static void set_arguments(struct keeper *k)
 {
-	if (fd >= 0)
-		(void)dup2(fd, to);
-	else
-		close(to);
-}
+	static char resume[] = "--resume";
 
-/* In the child, which has nothing to lose but its exit code. */
-static void become_daemon(const struct keeper *k, int exe, int link_end)
-{
-	const int from[] = { link_end, k->kept_fd, k->trace_in, k->lock,
-			     k->device };
-	int high[ARRAY_SIZE(from)];
-	char *const *argv = k->device >= 0 ? k->argv : k->cfg->argv;
-	sigset_t set;
-
-	(void)setpgid(0, 0);
-	/* In the background of a terminal now, but it may write there. */
-	(void)signal(SIGTTOU, SIG_IGN);
-	/* End signals stay blocked: they wait for who reads them. */
-	sigemptyset(&set);
-	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
-
-	exe = fcntl(exe, F_DUPFD_CLOEXEC, FD_SAFE);
-	for (size_t i = 0; i < ARRAY_SIZE(from); i++)
-		high[i] = from[i] < 0 ? -1 : fcntl(from[i], F_DUPFD, FD_SAFE);
-	for (size_t i = 0; i < ARRAY_SIZE(from); i++)
-		hand_down(high[i], LINK_FD_SOCKET + (int)i);
-	close_range(LINK_FD_END, (unsigned)exe - 1, 0);
-	close_range((unsigned)exe + 1, ~0U, 0);
-	(void)syscall(SYS_execveat, exe, "", argv, environ, AT_EMPTY_PATH);
-	_exit(DAEMON_AGAIN);
+	k->argv[k->n_args + 1] =
+		k->has_options_next ? k->options_next : k->options;
+	k->argv[k->n_args + 2] = k->device >= 0 ? resume : NULL;
 }
 
 static int start_daemon(struct keeper *k)
 {
-	int exe = k->exe_next >= 0 ? k->exe_next : k->exe;
-	int pair[2];
+	const struct spawn daemon = {
+		.exe = k->exe_next >= 0 ? k->exe_next : k->exe,
+		.argv = k->argv,
+		.kept = k->kept_fd,
+		.trace = k->trace_in,
+		.lock = k->lock,
+		.device = k->device,
+		.control = k->control,
+	};
+	int link, r;
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return -errno;
-	k->pid = fork();
-	if (k->pid == 0)
-		become_daemon(k, exe, pair[1]);
-	close(pair[1]);
-	if (k->pid < 0) {
-		close(pair[0]);
-		return -errno;
-	}
-	move_fd(&k->link, pair[0]);
+	set_arguments(k);
+	r = spawn_daemon(&daemon, &link);
+	if (r < 0)
+		return r;
+	k->pid = r;
+	move_fd(&k->link, link);
 	k->ready = k->ending = false;
-	k->is_new = k->exe_next >= 0;
+	k->is_new = k->exe_next >= 0 || k->has_options_next;
 	k->begun_ms = now_ms();
 	k->answered = atomic_load(&k->kept->answered);
 	k->beat = atomic_load(&k->kept->beat);
@@ -141,23 +127,48 @@ static void mount_store(struct keeper *k, int lock)
 
 	move_fd(&k->lock, lock);
 	move_fd(&k->device, attach_mount(&k->cfg->attach, why, sizeof(why)));
-	if (k->device >= 0)
-		(void)link_send(k->link, LINK_DEVICE, k->device, NULL);
-	else
+	if (k->device < 0) {
 		(void)link_send(k->link, LINK_FAILED, -1, why);
+		return;
+	}
+	fdstore_keep(&(struct fdstore){
+		.kept = k->kept_fd, .device = k->device, .lock = k->lock });
+	(void)link_send(k->link, LINK_DEVICE, k->device, NULL);
+}
+
+/* To a manager. */
+static void say_serving(const struct keeper *k)
+{
+	unsigned long long deaths = atomic_load(&k->kept->deaths);
+
+	if (deaths)
+		notify_status("%s on %s, process %d; %llu daemons have died",
+			      k->cfg->attach.source, k->cfg->attach.mountpoint,
+			      (int)k->pid, deaths);
+	else
+		notify_status("%s on %s, process %d", k->cfg->attach.source,
+			      k->cfg->attach.mountpoint, (int)k->pid);
 }
 
 static void daemon_is_ready(struct keeper *k)
 {
 	k->ready = true;
 	k->silent = 0;
+	k->unable = 0;
 	if (k->exe_next >= 0) {
 		move_fd(&k->exe, k->exe_next);
 		k->exe_next = -1;
 	}
+	if (k->has_options_next)
+		memcpy(k->options, k->options_next, sizeof(k->options));
+	k->has_options_next = false;
 	if (!k->was_ready && k->cfg->ready)
 		k->cfg->ready(k->cfg->arg);
+	if (!k->was_ready)
+		notify_ready();
 	k->was_ready = true;
+	if (!k->told)
+		say_serving(k);
 }
 
 /* False: nothing more comes. */
@@ -180,8 +191,19 @@ static bool hear(struct keeper *k)
 	case LINK_UPGRADE:
 		move_fd(&k->exe_next, steal_fd(&m.fd));
 		break;
+	case LINK_OPTIONS:
+		memcpy(k->options_next, m.text, sizeof(k->options_next));
+		k->has_options_next = true;
+		break;
+	case LINK_STATUS:
+		notify_status("%s", m.text);
+		break;
 	case LINK_ENDING:
 		k->ending = true;
+		break;
+	case LINK_CONTROL:
+		move_fd(&k->control, steal_fd(&m.fd));
+		fdstore_keep_control(k->control);
 		break;
 	default:
 		if (!k->was_ready)
@@ -213,6 +235,9 @@ static void tick(struct keeper *k)
 	uint64_t beat = atomic_load(&k->kept->beat);
 	int64_t most = k->cfg->watchdog_sec;
 
+	/* As long as the watchdog says who is well. */
+	if (most && (!k->was_ready || k->told))
+		notify_extend(EXTEND_SEC);
 	if (beat != k->beat) {
 		k->beat = beat;
 		k->silent = 0;
@@ -243,6 +268,7 @@ static bool on_signal(struct keeper *k, int *status)
 		return false;
 	if (info.ssi_signo != SIGCHLD) {
 		k->told = (int)info.ssi_signo;
+		notify_stopping();
 		if (k->pid > 0)
 			(void)kill(k->pid, k->told);
 		return false;
@@ -333,8 +359,39 @@ static enum next mourn(struct keeper *k, int status)
 	}
 	log_write(
 		LOG_CRIT,
-		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted",
+		"too many daemons in a row died at once: giving up; the mount on %s answers errors until it is unmounted, or mounted anew",
 		k->cfg->attach.mountpoint);
+	return NEXT_FAILED;
+}
+
+/* What was to follow, a program or options or both, cannot. */
+static void give_up_new(struct keeper *k, int code)
+{
+	log_write(
+		LOG_ERR, "%s: the one before goes on",
+		code == DAEMON_NOT_MINE
+			? "the new program does not know this layout of the kept memory"
+		: k->exe_next >= 0
+			? "the new program could not start"
+			: "a daemon with the new options could not start");
+	base_closep(&k->exe_next);
+	k->has_options_next = false;
+}
+
+/* What it lacks (memory, descriptors, room) may come back. Or the index is why:
+ * counted so far that it is looked at. */
+static enum next could_not_start(struct keeper *k)
+{
+	if (!k->unable++)
+		k->unable_since_ms = k->begun_ms;
+	if (atomic_load(&k->kept->crashes) < KEEPER_PAUSE_AFTER)
+		atomic_fetch_add(&k->kept->crashes, 1);
+	if (now_ms() - k->unable_since_ms < KEEPER_UNABLE_MSEC)
+		return NEXT_DAEMON;
+	log_write(
+		LOG_CRIT,
+		"no daemon could start for %d s: giving up; the mount on %s answers errors until it is unmounted, or mounted anew",
+		KEEPER_UNABLE_MSEC / 1000, k->cfg->attach.mountpoint);
 	return NEXT_FAILED;
 }
 
@@ -352,22 +409,21 @@ static enum next judge(struct keeper *k, int status)
 	if (code == DAEMON_HANDOVER)
 		return NEXT_DAEMON;
 	if (k->is_new && !k->ready) {
-		log_write(
-			LOG_ERR, "%s: the one before goes on",
-			code == DAEMON_NOT_MINE
-				? "the new program does not know this layout of the kept memory"
-				: "the new program could not start");
-		base_closep(&k->exe_next);
+		give_up_new(k, code);
 		return NEXT_DAEMON;
 	}
 	if (code == DAEMON_LOST) {
 		log_write(
 			LOG_CRIT,
-			"the mount on %s cannot go on: it answers errors until it is unmounted",
+			"the mount on %s cannot go on: it answers errors until it is unmounted, or mounted anew",
 			k->cfg->attach.mountpoint);
 		return NEXT_FAILED;
 	}
-	return mourn(k, status);
+	if (code != DAEMON_AGAIN)
+		return mourn(k, status);
+	atomic_fetch_add(&k->kept->deaths, 1);
+	say_death(k, status);
+	return could_not_start(k);
 }
 
 /* The more daemons died at once, the longer. Signals are kept for the next. */
@@ -380,6 +436,8 @@ static void pause_before_next(struct keeper *k)
 
 	if (deaths < k->short_lives)
 		deaths = k->short_lives;
+	if (deaths < k->unable)
+		deaths = k->unable;
 	if (deaths > KEEPER_PAUSE_AFTER)
 		until += deaths * KEEPER_PAUSE_MSEC < KEEPER_PAUSE_MAX_MSEC
 				 ? deaths * KEEPER_PAUSE_MSEC
@@ -409,16 +467,15 @@ static int block_signals(void)
 
 static int prepare(struct keeper *k)
 {
-	static char resume[] = "--resume";
-	size_t n = 0;
+	static char dash_o[] = "-o";
 	int trace[2], r;
 
-	while (n < ARGS_MAX && k->cfg->argv[n]) {
-		k->argv[n] = k->cfg->argv[n];
-		n++;
-	}
-	k->argv[n] = resume;
-	k->kept_fd = kept_create();
+	for (; k->n_args < ARGS_MAX && k->cfg->argv[k->n_args]; k->n_args++)
+		k->argv[k->n_args] = k->cfg->argv[k->n_args];
+	k->argv[k->n_args] = dash_o;
+	snprintf(k->options, sizeof(k->options), "%s", k->cfg->options);
+	if (k->kept_fd < 0)
+		k->kept_fd = kept_create();
 	if (k->kept_fd < 0)
 		return k->kept_fd;
 	r = kept_map(k->kept_fd, &k->kept);
@@ -450,9 +507,8 @@ static int keep(struct keeper *k)
 		if (r < 0) {
 			log_write(LOG_ERR, "starting a daemon: %s",
 				  strerror(-r));
-			/* It may be possible later: not to give up for. */
-			if (k->short_lives + 1 < KEEPER_SHORT_LIVES)
-				k->short_lives++;
+			k->begun_ms = now_ms();
+			next = could_not_start(k);
 			continue;
 		}
 		next = judge(k, watch(k));
@@ -479,9 +535,10 @@ static void take_away(const struct keeper *k)
 int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 {
 	struct keeper k = { .cfg = cfg,
-			    .kept_fd = -1,
-			    .device = -1,
-			    .lock = -1,
+			    .kept_fd = cfg->left.kept,
+			    .device = cfg->left.device,
+			    .lock = cfg->left.lock,
+			    .control = cfg->left.control,
 			    .signals = -1,
 			    .exe = -1,
 			    .exe_next = -1,
@@ -504,6 +561,8 @@ int keeper_run(const struct keeper_config *cfg, char *why, size_t why_size)
 	if (!k.was_ready && k.device >= 0)
 		take_away(&k);
 	/* The rest goes with the process; but nobody waits for these two. */
+	if (k.device >= 0)
+		fdstore_drop();
 	base_closep(&k.device);
 	base_closep(&k.lock);
 	return r;

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -48,12 +50,14 @@ int kept_create(void)
 
 int kept_map(int fd, struct kept **ret)
 {
+	int seals = fcntl(fd, F_GET_SEALS);
 	struct stat st;
 	struct kept *k;
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	if (st.st_size < (off_t)sizeof(*k))
+	if (st.st_size < (off_t)sizeof(*k) || seals < 0 ||
+	    !(seals & F_SEAL_SHRINK))
 		return -EPROTO;
 	k = mmap(NULL, KEPT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (k == MAP_FAILED)
@@ -64,6 +68,29 @@ int kept_map(int fd, struct kept **ret)
 		return -EPROTO;
 	}
 	*ret = k;
+	return 0;
+}
+
+void kept_unmap(struct kept *k)
+{
+	(void)munmap(k, KEPT_BYTES);
+}
+
+/* The lock belongs to a description of its own, which ends with this process:
+ * those that are passed on are one for all of them. */
+int kept_claim(int fd)
+{
+	cleanup_close int own = -1;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	own = open(path, O_RDWR | O_CLOEXEC);
+	if (own < 0)
+		return -errno;
+	while (flock(own, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return -errno;
+	steal_fd(&own);
 	return 0;
 }
 

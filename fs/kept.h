@@ -30,7 +30,7 @@
 
 /* Raised with every change of what is below. */
 #ifndef KEPT_LAYOUT
-#define KEPT_LAYOUT 2
+#define KEPT_LAYOUT 3
 #endif
 
 #define KEPT_SLOTS 64
@@ -79,8 +79,8 @@ struct kept {
 	/* By the keeper: daemons that died, and crashed in a row; its pid. */
 	_Atomic uint64_t deaths, crashes;
 	_Atomic int64_t keeper_pid;
-	_Atomic uint32_t rows; /* those behind were never used */
-	uint32_t reserved;
+	_Atomic uint32_t rows;	 /* those behind were never used */
+	_Atomic uint32_t frozen; /* errno that made the store read-only, or 0 */
 	uint8_t init[KEPT_INIT_MAX];
 };
 
@@ -90,8 +90,17 @@ struct kept {
  */
 int kept_create(void);
 
-/* 0; -EPROTO: not of this layout; -errno. Unmapped with the process. */
+/* 0; -EPROTO: not of this layout, or not sealed; -errno. Unmapped with the
+ * process. */
 int kept_map(int fd, struct kept **ret);
+void kept_unmap(struct kept *k);
+
+/*
+ * For a daemon: wait until no other one uses the memory any more. The keeper
+ * of one that has died waits for its end; who follows a keeper that was killed
+ * cannot. Held until the process has ended. Returns 0 or -errno.
+ */
+int kept_claim(int fd);
 
 /* For a keeper: what gets memory stays in memory, if that is allowed. */
 void kept_lock(struct kept *k);

@@ -7,9 +7,12 @@
  *	LINK_STORE	its store is open; here is the lock
  *	LINK_DEVICE	the keeper has mounted; here is the connection
  *	LINK_READY	the mount answers
- * Its successors have both, and say LINK_READY. Any may say LINK_UPGRADE, with
- * the program that is to take its place, and end with DAEMON_HANDOVER. One
- * that is to end says LINK_ENDING first: that may take as long as a start.
+ * Its successors have both, and say LINK_READY. Whoever listens for commands
+ * anew hands its socket over with LINK_CONTROL. Any may say LINK_UPGRADE, with
+ * the program that is to take its place, or LINK_OPTIONS, with the options of
+ * the next one, and end with DAEMON_HANDOVER. One that was told to end says
+ * LINK_STATUS while it serves those who still have the mount, and LINK_ENDING
+ * when it no longer does: that may take as long as a start.
  *
  * Threads: one reader; any writers.
  */
@@ -26,17 +29,22 @@ enum link_type {
 	LINK_DEVICE,
 	LINK_READY,
 	LINK_UPGRADE,
-	LINK_FAILED, /* text: why */
-	LINK_ENDING, /* it serves no more, and closes the store */
+	LINK_CONTROL,
+	LINK_FAILED,  /* text: why */
+	LINK_ENDING,  /* it serves no more, and closes the store */
+	LINK_OPTIONS, /* text: as after -o */
+	LINK_STATUS,  /* text: what it waits for */
 };
 
-/* What a daemon inherits. The last two are for a successor only. */
+/* What a daemon inherits. Lock, device and control are for a successor only,
+ * the last one if there is one. */
 enum link_fd {
 	LINK_FD_SOCKET = 3,
 	LINK_FD_KEPT,
 	LINK_FD_TRACE,
 	LINK_FD_LOCK,
 	LINK_FD_DEVICE,
+	LINK_FD_CONTROL,
 	LINK_FD_END
 };
 

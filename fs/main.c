@@ -12,7 +12,7 @@ static const struct command {
 	const char *arguments;
 	const char *summary;
 } commands[] = {
-	{ "mount", cmd_mount, "STORE MOUNTPOINT [-o OPTS] [-f]",
+	{ "mount", cmd_mount, "STORE MOUNTPOINT | --config FILE [-o OPTS] [-f]",
 	  "make a store appear as a directory" },
 	{ "umount", cmd_umount, "MOUNTPOINT|STORE",
 	  "unmount, and wait until the store is closed" },
@@ -31,6 +31,8 @@ static const struct command {
 	  "what removing a package would bring back" },
 	{ "check", cmd_check, "MOUNTPOINT|STORE [--data] [--repair] [--json]",
 	  "whether all in the store is as it should be" },
+	{ "reload", cmd_reload, "FILE",
+	  "read the configuration of a mount again" },
 	{ "upgrade", cmd_upgrade, "MOUNTPOINT|STORE",
 	  "let this program go on with a mount, under running builds" },
 	{ "attach", cmd_attach, "docker|buildah MOUNTPOINT [--target DIR] ...",
@@ -44,11 +46,12 @@ static void print_help(void)
 {
 	printf("Usage: pipcachefs COMMAND ...\n"
 	       "  or:  pipcachefs STORE MOUNTPOINT [-o OPTS]\n\n"
-	       "A directory that pip uses as its cache and that never outgrows its limit.\n\n");
+	       "A directory that pip uses as its cache and that never outgrows its limit.\n\n"
+	       "Commands:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		if (commands[i].summary)
-			printf("  %s %s\n        %s\n", commands[i].name,
-			       commands[i].arguments, commands[i].summary);
+			printf("  %s %s\n%24s%s\n", commands[i].name,
+			       commands[i].arguments, "", commands[i].summary);
 	printf("\n  --help, --version; COMMAND --help for more.\n"
 	       "Exit status: 0 done, 1 it went wrong, 2 wrong usage.\n");
 }

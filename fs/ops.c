@@ -239,7 +239,8 @@ static void ops_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 /*
  * Truncation by open(2) reaches us as a flag of the open, without the SETATTR
  * that would take the setuid bits along: so do it here, as the kernel does for
- * all who are not the superuser.
+ * all who are not the superuser; for him too where the kernel does not tell who
+ * opens (see channel.h).
  */
 static int drop_setuid(fuse_req_t req, fuse_ino_t ino)
 {

@@ -54,6 +54,8 @@ static int set_source(json_t *o, const struct report_source *from)
 	    json_object_set_new(o, "store", text_or_null(from->store)) < 0 ||
 	    json_object_set_new(o, "mountpoint",
 				text_or_null(from->mountpoint)) < 0 ||
+	    json_object_set_new(o, "options", text_or_null(from->options)) <
+		    0 ||
 	    json_object_set_new(o, "mounted", json_boolean(mounted)) < 0)
 		return -1;
 	return json_object_set_new(

@@ -8,6 +8,7 @@
  *   store, mountpoint       paths; mountpoint is null if not mounted
  *   mounted, pid, since     since when (unix seconds) which process serves it;
  *                           pid is null and since 0 if not mounted
+ *   options                 as after -o; null likewise
  *   keeper_pid              who starts another one if it dies; null likewise
  *   daemon_deaths           how often that was necessary for this mount
  *   requests_taken_over     that a dying daemon had in work, and its successor
@@ -62,6 +63,7 @@ struct json_t; /* of <jansson.h> */
 struct report_source {
 	const char *store;
 	const char *mountpoint; /* NULL: not mounted */
+	const char *options;	/* likewise */
 	pid_t pid;		/* 0: not mounted */
 	struct kept *kept;	/* borrowed; NULL: not mounted */
 };

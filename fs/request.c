@@ -225,6 +225,23 @@ static json_t *perform_upgrade(const struct request_context *ctx,
 	return json_pack("{s:b}", "ok", 1);
 }
 
+static json_t *perform_reload(const struct request_context *ctx,
+			      const json_t *request)
+{
+	const char *options =
+		json_string_value(json_object_get(request, "options"));
+	char why[WHY_MAX] = "";
+
+	if (!ctx->reload)
+		return refusal(
+			"the store is not mounted: the next mount takes its options");
+	if (!options)
+		return refusal("the request names no options");
+	if (ctx->reload(ctx->arg, options, why, sizeof(why)) < 0)
+		return refusal(why);
+	return json_pack("{s:b}", "ok", 1);
+}
+
 json_t *request_perform(const struct request_context *ctx,
 			const json_t *request)
 {
@@ -243,6 +260,8 @@ json_t *request_perform(const struct request_context *ctx,
 		return perform_sync(ctx);
 	if (strcmp(command, "upgrade") == 0)
 		return perform_upgrade(ctx, request);
+	if (strcmp(command, "reload") == 0)
+		return perform_reload(ctx, request);
 	if (strcmp(command, "check") == 0)
 		return perform_check(ctx, request);
 	if (strcmp(command, "list") == 0)

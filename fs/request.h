@@ -10,6 +10,7 @@
  *                                            the first three: to the low mark
  *   {"command": "sync"}
  *   {"command": "upgrade", "program": "/usr/bin/pipcachefs"}   on a mount only
+ *   {"command": "reload", "options": "limit=5G,grace=1h"}      on a mount only
  *   {"command": "check", "data": true, "seconds": 1, "stage": 0, "at": 0}
  *                                            each may be missing
  *   {"command": "list"}, {"command": "packages"}          see listing.h
@@ -45,6 +46,9 @@ struct request_context {
 	 * nothing is mounted. */
 	int (*upgrade)(void *arg, const char *program, char *why,
 		       size_t why_size);
+	/* Have a daemon with these options, as after -o, go on. Likewise. */
+	int (*reload)(void *arg, const char *options, char *why,
+		      size_t why_size);
 	void *arg;
 };
 

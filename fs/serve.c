@@ -17,6 +17,7 @@
 
 #include "fs/attach.h"
 #include "fs/control.h"
+#include "fs/holders.h"
 #include "fs/link.h"
 #include "fs/log.h"
 #include "fs/mounts.h"
@@ -24,8 +25,10 @@
 #include "fs/session.h"
 #include "store/base.h"
 
-/* How long a mount that was asked to end may still serve what is open. */
-#define SERVE_END_MSEC 2000
+/* Who still has a mount that is to end is named after so many beats, and then
+ * every so many. */
+#define SERVE_NAME_AFTER 2
+#define SERVE_NAME_EVERY 30
 /* libfuse cannot ask for more than the kernel's default of 128. */
 #define SERVE_READ_AHEAD_KB 4096
 /* Buffers of one read, libfuse's among them, come from memory that was used
@@ -113,6 +116,7 @@ static int open_store(struct serving *d, struct store_resume *files, size_t n,
 		.report = on_report,
 		.owner_note = d->sv->mountpoint,
 		.witness = d->sv->kept->witness,
+		.frozen = &d->sv->kept->frozen,
 		.resume = goes_on(d),
 		.lock_fd = goes_on(d) ? d->sv->lock : 0,
 		.files = files,
@@ -170,6 +174,55 @@ static int upgrade_to(void *arg, const char *program, char *why,
 	return r;
 }
 
+static int check_new_limits(const struct serving *d, const struct config *c,
+			    char *why, size_t why_size)
+{
+	const struct store_limits limits = {
+		.limit = c->limit,
+		.low = c->low,
+		.min_free = c->min_free,
+		.grace_sec = c->grace_sec,
+	};
+
+	return store_check_limits(d->sv->store, &limits, why, why_size);
+}
+
+/* For the next daemon, which comes at once. The options hold again, whatever
+ * limit was set since. */
+static int reload_with(void *arg, const char *options, char *why,
+		       size_t why_size)
+{
+	const struct serving *d = arg;
+	struct config then = { 0 };
+	const char *fixed;
+	int r = config_parse(options, geteuid() == 0, &then, why, why_size);
+
+	if (r < 0)
+		return r;
+	fixed = config_fixed(d->sv->config, &then);
+	if (fixed) {
+		r = -EINVAL;
+		snprintf(
+			why, why_size,
+			"%s cannot change as long as the mount lasts: unmount and mount again (systemctl restart)",
+			fixed);
+	}
+	if (r == 0)
+		r = check_new_limits(d, &then, why, why_size);
+	config_release(&then);
+	if (r < 0)
+		return r;
+	r = link_send(d->sv->keeper, LINK_OPTIONS, -1, options);
+	if (r < 0) {
+		snprintf(why, why_size, "the keeper of this mount is gone");
+		return r;
+	}
+	atomic_store(&d->sv->kept->limit, 0);
+	atomic_store(&d->sv->kept->low, 0);
+	(void)kill(getpid(), SIGUSR2);
+	return 0;
+}
+
 static struct json_t *on_request(void *arg, const struct json_t *request)
 {
 	return request_perform(arg, request);
@@ -184,16 +237,22 @@ static int start_control(struct serving *d, char *why, size_t why_size)
 		.store = d->ops.store,
 		.source = { .store = d->sv->store,
 			    .mountpoint = d->sv->mountpoint,
+			    .options = d->sv->options,
 			    .pid = getpid(),
 			    .kept = d->sv->kept },
 		.upgrade = upgrade_to,
+		.reload = reload_with,
 		.arg = d,
 	};
-	r = control_start(d->sv->store, on_request, &d->context, &d->control);
+	r = control_start(d->sv->store, d->sv->control, on_request, &d->context,
+			  &d->control);
 	if (r < 0)
 		snprintf(why, why_size,
 			 "listening on %s/" CONTROL_SOCKET ": %s", d->sv->store,
 			 strerror(-r));
+	else
+		(void)link_send(d->sv->keeper, LINK_CONTROL,
+				control_listener(d->control), NULL);
 	return r;
 }
 
@@ -325,13 +384,63 @@ static void show_life(struct serving *d)
 		d->sv->mountpoint);
 }
 
+/* In the log, and for who asks the manager of the service. */
+static void name_holders(const struct serving *d)
+{
+	char who[LINK_TEXT_MAX - 64], text[LINK_TEXT_MAX];
+	int n = d->dev ? holders_find(major(d->dev), minor(d->dev), HOLDERS_ALL,
+				      who, sizeof(who))
+		       : 0;
+
+	if (n > 0)
+		snprintf(text, sizeof(text), "%s is still in use: %s",
+			 d->sv->mountpoint, who);
+	else
+		snprintf(text, sizeof(text),
+			 "%s is still in use, by nobody that /proc shows",
+			 d->sv->mountpoint);
+	log_write(LOG_NOTICE, "%s", text);
+	(void)link_send(d->sv->keeper, LINK_STATUS, -1, text);
+}
+
+/*
+ * The mount is out of sight. Serve those who have it until they let go, the
+ * time is over, or a second signal comes. Time is counted in beats: where this
+ * process is frozen, none passes. 0, or -EIO if the connection broke.
+ */
+static int serve_holders(struct serving *d)
+{
+	int64_t most = d->sv->config->stop_timeout_sec;
+	int r = -ETIMEDOUT;
+
+	for (int64_t beat = 0; beat <= most; beat++) {
+		r = session_wait(d->session, SERVE_BEAT_MSEC);
+		if (r == SIGUSR2) /* nobody is to go on any more */
+			r = -ETIMEDOUT;
+		if (r != -ETIMEDOUT)
+			break;
+		show_life(d);
+		if (beat % SERVE_NAME_EVERY == SERVE_NAME_AFTER)
+			name_holders(d);
+	}
+	if (r == -ETIMEDOUT)
+		log_write(
+			LOG_WARNING,
+			"stop_timeout=%lld is over: ending, and what is open of %s answers errors",
+			(long long)most, d->sv->mountpoint);
+	else if (r > 0)
+		log_write(LOG_WARNING, "SIG%s again: ending at once",
+			  signal_name(r));
+	return r == -EIO ? r : 0;
+}
+
 /* Requests that come now wait in the kernel for who goes on. */
 static int hand_over(struct serving *d)
 {
 	int r;
 
-	log_write(LOG_INFO, "%s: another program goes on", d->sv->mountpoint);
-	control_stop(d->control);
+	log_write(LOG_INFO, "%s: another daemon goes on", d->sv->mountpoint);
+	control_leave(d->control);
 	session_pause(d->session);
 	r = store_sync(d->ops.store);
 	if (r < 0)
@@ -347,21 +456,15 @@ static int serve(struct serving *d)
 
 	while ((r = session_wait(d->session, SERVE_BEAT_MSEC)) == -ETIMEDOUT)
 		show_life(d);
+	if (r > 0 && r != SIGUSR2) {
+		log_write(LOG_INFO, "SIG%s: unmounting %s", signal_name(r),
+			  d->sv->mountpoint);
+		detach(d);
+		r = serve_holders(d);
+	}
 	(void)link_send(d->sv->keeper, LINK_ENDING, -1, NULL);
 	if (r == SIGUSR2)
 		return hand_over(d);
-	if (r > 0) {
-		log_write(LOG_INFO, "SIG%s: unmounting %s", signal_name(r),
-			  d->sv->mountpoint);
-		/* The workers still answer: dirty pages of mappings come in. */
-		detach(d);
-		r = session_wait(d->session, SERVE_END_MSEC);
-		if (r == -ETIMEDOUT)
-			log_write(
-				LOG_NOTICE,
-				"files of %s are still open: ending all the same",
-				d->sv->mountpoint);
-	}
 	return r == -EIO ? r : 0;
 }
 

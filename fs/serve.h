@@ -13,12 +13,13 @@
 
 struct serve {
 	const struct config *config;
+	const char *options;	/* what it was made of */
 	const char *store;	/* absolute, as mounts_resolve() has it */
 	const char *mountpoint; /* likewise */
 	int keeper;		/* a socket, see link.h; borrowed */
 	struct kept *kept;	/* borrowed */
 	/* Of a mount that goes on; -1: it is to be made. Taken over. */
-	int device, lock;
+	int device, lock, control;
 	/* Called once the mount answers. */
 	void (*ready)(void *arg);
 	void *arg;
@@ -29,7 +30,9 @@ struct serve {
 
 /*
  * Serve until it is unmounted, SIGTERM, SIGINT or SIGHUP comes, or another
- * program is to go on. Changes the process: signals, umask, the number of files
+ * program, or one with other options, is to go on. After a signal nobody finds
+ * the mount any more, and those who have it are served until they let go, at
+ * most stop_timeout, or until a second signal. Changes the process: signals, umask, the number of files
  * it may open.
  *
  * @why:     if it could not be served at all: one line.

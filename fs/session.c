@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -16,13 +15,11 @@
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 
+#include "fs/channel.h"
 #include "fs/log.h"
-#include "fs/reply.h"
 #include "fs/slot.h"
 #include "store/base.h"
 
-/* Reads ahead that the kernel keeps under way; its default is 12. */
-#define SESSION_BACKGROUND 64
 /* Gets a worker out of read(2). */
 #define SESSION_WAKE_SIGNAL SIGUSR1
 #define SESSION_WAKE_INTERVAL_USEC 5000
@@ -82,85 +79,6 @@ void session_block_signals(void)
 	sigaction(SIGXFSZ, &ignore, NULL);
 	/* Without SA_RESTART: read(2) is to return. */
 	sigaction(SESSION_WAKE_SIGNAL, &wake, NULL);
-}
-
-/* ---- the connection ---- */
-
-static void want(struct fuse_conn_info *conn, uint32_t flag)
-{
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-	fuse_set_feature_flag(conn, flag);
-#else
-	conn->want |= conn->capable & flag;
-#endif
-}
-
-static void want_not(struct fuse_conn_info *conn, uint32_t flag)
-{
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-	fuse_unset_feature_flag(conn, flag);
-#else
-	conn->want &= ~flag;
-#endif
-}
-
-/*
- * Besides what libfuse wants by itself (asynchronous reads, truncation within
- * open, readdirplus where it pays). No write-back cache: a write is accepted,
- * or refused for lack of room, before its caller goes on.
- */
-static void session_init(void *userdata, struct fuse_conn_info *conn)
-{
-	(void)userdata;
-	conn->max_write = REPLY_IO_MAX;
-	conn->max_background = SESSION_BACKGROUND;
-	conn->congestion_threshold = SESSION_BACKGROUND;
-	want(conn, FUSE_CAP_SPLICE_WRITE);
-	want(conn, FUSE_CAP_SPLICE_MOVE);
-	want(conn, FUSE_CAP_PARALLEL_DIROPS);
-	want(conn, FUSE_CAP_ATOMIC_O_TRUNC);
-	want(conn, FUSE_CAP_ASYNC_READ);
-	want_not(conn, FUSE_CAP_SPLICE_READ);
-	want_not(conn, FUSE_CAP_WRITEBACK_CACHE);
-	/* The kernel then clears setuid bits by a SETATTR of its own. */
-	want_not(conn, FUSE_CAP_HANDLE_KILLPRIV);
-	/* Bytes change only through this mount, whose kernel has seen it: a
-	 * new mtime is no reason to throw cached pages away. */
-	want_not(conn, FUSE_CAP_AUTO_INVAL_DATA);
-}
-
-static void session_log(enum fuse_log_level level, const char *format,
-			va_list args) __attribute__((format(printf, 2, 0)));
-static void session_log(enum fuse_log_level level, const char *format,
-			va_list args)
-{
-	log_writev((int)level, format, args);
-}
-
-/* A libfuse session on @fd, which is its own from then on. */
-static int open_fuse(int fd, struct ops *ops, struct fuse_session **ret)
-{
-	static char name[] = "pipcachefs";
-	char *argv[] = { name, NULL };
-	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
-	struct fuse_lowlevel_ops table = ops_table;
-	struct fuse_session *fuse;
-	char path[32];
-
-	table.init = session_init;
-	fuse_set_log_func(session_log);
-	fuse = fuse_session_new(&args, &table, sizeof(table), ops);
-	fuse_opt_free_args(&args);
-	if (!fuse)
-		return -EIO;
-	/* The path by which libfuse takes over what is mounted already. */
-	snprintf(path, sizeof(path), "/dev/fd/%d", fd);
-	if (fuse_session_mount(fuse, path) != 0) {
-		fuse_session_destroy(fuse);
-		return -EIO;
-	}
-	*ret = fuse;
-	return 0;
 }
 
 /* ---- requests ---- */
@@ -243,8 +161,7 @@ static int negotiate(struct session *s)
 	if (bytes > KEPT_INIT_MAX)
 		return -EPROTO;
 	memcpy(init, s->kept->init, bytes);
-	process_request(s, &slot, init, bytes);
-	return fuse_session_exited(s->fuse) ? -EPROTO : 0;
+	return channel_agree(s->fuse, init, bytes);
 }
 
 /* ---- requests that a killed daemon had in work ---- */
@@ -491,7 +408,7 @@ int session_start(int fd, struct kept *kept, struct ops *ops, unsigned workers,
 	s->ended = eventfd(0, EFD_CLOEXEC);
 	r = s->signals < 0 || s->ended < 0 ? -errno : 0;
 	if (r == 0)
-		r = open_fuse(fd, ops, &s->fuse);
+		r = channel_open(fd, ops, &s->fuse);
 	if (r == 0) {
 		steal_fd(&owned);
 		r = negotiate(s);

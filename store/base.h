@@ -123,6 +123,12 @@ static inline int base_cond_init(pthread_cond_t *c)
 	return -r;
 }
 
+/* What pthread_create() returned, as an error: what it lacks is memory. */
+static inline int base_thread_error(int r)
+{
+	return r == EAGAIN ? -ENOMEM : -r;
+}
+
 /* A call into the layer above: told that something there is due. */
 struct notify {
 	void (*fn)(void *arg);

@@ -130,13 +130,16 @@ static void disarm(struct checkpoint *cp)
 }
 
 /* The ranges of a pack before the pack itself: each measures what is left. */
-static void release_batch(struct checkpoint *cp, bool safe)
+static int release_batch(struct checkpoint *cp, bool safe)
 {
+	int r = 0;
+
 	if (!cp->batch)
-		return;
+		return 0;
 	if (cp->cfg.holes)
-		holes_release(cp->cfg.holes, safe);
+		r = holes_release(cp->cfg.holes, safe);
 	packs_release(cp->cfg.packs, steal_ptr(cp->batch), safe);
+	return r;
 }
 
 /* Steps 2 to 4 of the header for what is pinned. */
@@ -155,14 +158,16 @@ static int finish(struct checkpoint *cp, bool clean)
 	}
 	if (r < 0) {
 		freeze(cp, r);
-		release_batch(cp, false);
+		(void)release_batch(cp, false);
 		return r;
 	}
 	index_unpin(cfg->ix, cp->pin);
 	cp->pin = steal_ptr(cp->next);
-	release_batch(cp, true);
 	succeeded(cp, cp->pin->txnid);
-	return 0;
+	r = release_batch(cp, true);
+	if (r < 0)
+		freeze(cp, r);
+	return r;
 }
 
 /* All steps. The caller is the only one who runs any. */
@@ -177,7 +182,7 @@ static int run_one(struct checkpoint *cp, bool clean)
 	/* Is LMDB still there, and could the last commit be written? */
 	if (index_frozen(cfg->ix)) {
 		freeze(cp, r < 0 ? r : -EROFS);
-		release_batch(cp, false);
+		(void)release_batch(cp, false);
 		return cp->error;
 	}
 	if (base_is_shortage(r)) /* nothing was taken, nothing is lost */
@@ -287,7 +292,7 @@ static int start_thread(struct checkpoint *cp)
 	r = pthread_create(&cp->thread, NULL, checkpoint_main, cp);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	cp->running = r == 0;
-	return -r;
+	return base_thread_error(r);
 }
 
 /* -- Calls ---------------------------------------------------------------- */
@@ -304,6 +309,10 @@ static int init(struct checkpoint *cp, const struct checkpoint_config *cfg)
 	r = base_cond_init(&cp->wake);
 	if (r < 0)
 		return r;
+	if (cfg->frozen) {
+		freeze(cp, cfg->frozen);
+		return 0;
+	}
 	/* Which packs the last process changed is not known any more. An error
 	 * is told once: who tries again would not hear of what was lost. */
 	if (cfg->live && syncfs(cfg->index_dir_fd) < 0) {
@@ -407,7 +416,7 @@ int checkpoint_stop(struct checkpoint *cp, bool clean)
 		r = run_last(cp);
 	/* Nobody writes any more: whoever opens the index next begins from
 	 * the side file. */
-	release_batch(cp, false);
+	(void)release_batch(cp, false);
 	index_unpin(cp->cfg.ix, cp->pin);
 	index_unpin(cp->cfg.ix, cp->next);
 	pthread_cond_destroy(&cp->wake);

@@ -67,7 +67,8 @@ struct checkpoint_config {
 	int interval_ms; /* 0: CHECKPOINT_INTERVAL_MS */
 	/* Goes into each side file: see recover.h. Borrowed, or NULL. */
 	const uint8_t *witness;
-	bool live; /* the index was RECOVER_LIVE */
+	bool live;  /* the index was RECOVER_LIVE */
+	int frozen; /* < 0: the store was, for this reason, and stays so */
 };
 
 /* Runs the first checkpoint (nothing may be committed between index_open()

@@ -83,13 +83,16 @@ static int create_file(const char *path)
 int env_open(struct env *env, const char *path, uint64_t map_bytes,
 	     unsigned tables, bool rdonly)
 {
-	unsigned flags = MDB_NOSYNC | MDB_NOTLS | (rdonly ? MDB_RDONLY : 0);
+	/* Without writers there are no locks, whose file would be written. */
+	unsigned flags =
+		MDB_NOSYNC | MDB_NOTLS | (rdonly ? MDB_RDONLY | MDB_NOLOCK : 0);
 	struct stat st;
 	MDB_stat stat;
 	int rc = rdonly ? 0 : create_file(path);
 
 	if (rc < 0)
 		return rc;
+	env->rdonly = rdonly;
 	rc = mdb_env_create(&env->mdb);
 	if (!rc)
 		rc = mdb_env_set_mapsize(env->mdb, map_bytes);

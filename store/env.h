@@ -26,6 +26,7 @@
 struct env {
 	MDB_env *mdb; /* owned */
 	int fd;	      /* of data.mdb; LMDB's */
+	bool rdonly;  /* nobody writes: there are no locks */
 	uint64_t page_size;
 	uint64_t allocated; /* bytes of the file that have blocks; write lock */
 	atomic_bool broken; /* LMDB has given it up: see env_begin() */

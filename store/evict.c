@@ -377,7 +377,7 @@ int evict_start(const struct evict_config *cfg, struct evict **ret)
 	r = pthread_create(&ev->thread, NULL, evict_main, ev);
 	if (r) {
 		free(ev);
-		return -r;
+		return base_thread_error(r);
 	}
 	*ret = ev;
 	return 0;

@@ -330,6 +330,8 @@ void file_forget_mtime(struct files *fs, uint64_t ino)
 		return;
 	pthread_rwlock_wrlock(&nd->lock);
 	nd->mtime_dirty = false;
+	if (nd->live)
+		pack_forget_mtime(nd->pack);
 	pthread_rwlock_unlock(&nd->lock);
 	edit_put_node(fs->t, nd);
 }

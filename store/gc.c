@@ -396,7 +396,7 @@ int gc_start(struct gc *gc)
 	int r = pthread_create(&gc->thread, NULL, gc_main, gc);
 
 	gc->running = !r;
-	return -r;
+	return base_thread_error(r);
 }
 
 static void gc_stop(struct gc *gc)
@@ -405,7 +405,7 @@ static void gc_stop(struct gc *gc)
 	gc->stop = true;
 	pthread_cond_signal(&gc->wake);
 	pthread_mutex_unlock(&gc->lock);
-	pthread_join(gc->thread, NULL);
+	idle_join(gc->thread);
 }
 
 void gc_free(struct gc *gc)

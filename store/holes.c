@@ -255,8 +255,9 @@ static void settle(struct holes *h, int64_t came_back)
 }
 
 /* Punch the ranges of one pack, or keep them while it is in use. A doomed one
- * gives all back when it goes. */
-static void punch_pack(struct holes *h, const struct hole *hole, size_t n)
+ * gives all back when it goes. Adds what came back to *@sum. */
+static void punch_pack(struct holes *h, const struct hole *hole, size_t n,
+		       int64_t *sum)
 {
 	cleanup_close int fd = -1;
 	size_t i;
@@ -271,35 +272,60 @@ static void punch_pack(struct holes *h, const struct hole *hole, size_t n)
 	}
 	fd = packio_open(h->cfg.io, h->cfg.dir_fd, hole->pack);
 	for (i = 0; i < n && fd >= 0; i++)
-		settle(h, punch(h, fd, hole[i]));
+		*sum += punch(h, fd, hole[i]);
 }
 
-static void punch_all(struct holes *h, struct hole_list *list)
+/* One that is gone needs it no more. */
+static int sync_pack(struct holes *h, uint64_t pack)
 {
+	cleanup_close int fd = packio_open(h->cfg.io, h->cfg.dir_fd, pack);
+
+	if (fd == -ENOENT)
+		return 0;
+	return fd < 0 || h->cfg.io->fdatasync(fd) < 0 ? base_sync_error() : 0;
+}
+
+/*
+ * A power cut must not bring the bytes back when others have taken their room:
+ * no byte is credited before the holes are on the disk. All are punched first,
+ * so that where one sync saves them all, the others find nothing to do.
+ */
+static int punch_all(struct holes *h, struct hole_list *list)
+{
+	int64_t came_back = 0;
 	size_t first = 0;
-	size_t i;
+	int r = 0;
 
 	tidy(list);
-	for (i = 1; i <= list->n; i++) {
+	for (size_t i = 1; i <= list->n; i++) {
 		if (i < list->n && list->at[i].pack == list->at[first].pack)
 			continue;
-		punch_pack(h, &list->at[first], i - first);
+		punch_pack(h, &list->at[first], i - first, &came_back);
 		first = i;
 	}
+	for (size_t i = 0; i < list->n && r == 0; i++) {
+		if (i == 0 || list->at[i].pack != list->at[i - 1].pack)
+			r = sync_pack(h, list->at[i].pack);
+	}
+	if (r == 0)
+		settle(h, came_back);
+	return r;
 }
 
-void holes_release(struct holes *h, bool safe)
+int holes_release(struct holes *h, bool safe)
 {
 	struct hole_list *batch = &h->batch;
+	int r = 0;
 
 	assert(h->taken);
 	if (safe && batch->n) {
 		if (h->cfg.readers)
 			section_quiesce(h->cfg.readers);
-		punch_all(h, batch);
+		r = punch_all(h, batch);
 	}
 	LOCK_SCOPE(&h->lock);
 	free(batch->at);
 	*batch = (struct hole_list){ .at = NULL };
 	h->taken = false;
+	return r;
 }

@@ -12,6 +12,9 @@
  * and all read sections that were entered before have ended: no snapshot that
  * may come back names it and nobody is about to read it.
  *
+ * What comes back is credited when the holes are on the disk: a power cut that
+ * undid them would leave more than there was room for.
+ *
  * Only the bytes of the range and bytes that are zero anyway are touched. A
  * file system gives whole blocks back; a block at the edge of the range that
  * holds nothing else but zeros, as punching leaves them, goes too. So of dead
@@ -80,8 +83,9 @@ void holes_add(struct holes *h, uint64_t pack, uint64_t off, uint64_t len);
 void holes_pin(struct holes *h);
 
 /* The end of the batch: punched if the checkpoint is safe, else forgotten: the
- * store is frozen or ends. */
-void holes_release(struct holes *h, bool safe);
+ * store is frozen or ends. An error is that of a sync: bytes of packs may be
+ * lost. */
+int holes_release(struct holes *h, bool safe);
 
 /* Bytes that were added and not released yet. At most so much comes back. */
 uint64_t holes_bytes(struct holes *h);

@@ -306,10 +306,15 @@ static int home_check_index(const struct home *h)
 }
 
 /* The lock is held, the directory is ours or empty. */
-static int home_fill(struct home *h, bool fresh, const char *note)
+static int home_fill(struct home *h, bool fresh, bool goes_on, const char *note)
 {
-	int r = home_write_lock(h, "running", note);
+	int r = h->read_only ? 0 : home_write_lock(h, "running", note);
 
+	if (goes_on && r == -EROFS)
+		h->read_only = true;
+	/* The pid is for the reader; who goes on has the lock without it. */
+	if (goes_on)
+		r = 0;
 	if (r >= 0 && fresh)
 		r = home_write_format(h);
 	if (r >= 0)
@@ -318,7 +323,7 @@ static int home_fill(struct home *h, bool fresh, const char *note)
 		r = home_open_dir(h, "packs", &h->packs_fd);
 	if (r >= 0)
 		r = home_check_index(h);
-	if (r >= 0 && fsync(h->dir_fd) < 0)
+	if (r >= 0 && !h->read_only && fsync(h->dir_fd) < 0)
 		r = -errno;
 	return r;
 }
@@ -326,7 +331,7 @@ static int home_fill(struct home *h, bool fresh, const char *note)
 static int home_open_at(struct home *h, const char *path, bool create,
 			const char *note, char *why, size_t why_size)
 {
-	bool fresh;
+	bool fresh, goes_on = h->lock_fd >= 0;
 	int r = home_check_fs(h->dir_fd, path, why, why_size);
 
 	if (r < 0)
@@ -335,11 +340,11 @@ static int home_open_at(struct home *h, const char *path, bool create,
 	fresh = r == -ENOENT && create;
 	if (r < 0 && !fresh)
 		return r;
-	r = h->lock_fd >= 0 ? home_check_lock(h, path, why, why_size)
-			    : home_take_lock(h, path, why, why_size);
+	r = goes_on ? home_check_lock(h, path, why, why_size)
+		    : home_take_lock(h, path, why, why_size);
 	if (r < 0)
 		return r;
-	r = home_fill(h, fresh, note);
+	r = home_fill(h, fresh, goes_on, note);
 	if (r < 0)
 		snprintf(why, why_size, "preparing the store %s: %s", path,
 			 strerror(-r));

@@ -29,6 +29,7 @@ struct home {
 	int lock_fd;
 	int index_fd;
 	int packs_fd;
+	bool read_only; /* nothing is written, nothing is made */
 };
 #define HOME_INIT                                                              \
 	{                                                                      \
@@ -37,7 +38,8 @@ struct home {
 
 /*
  * Open the directory, take its lock, make what is missing. h->lock_fd is -1, or
- * the lock of a process that was killed, which somebody has held since.
+ * the lock of a process that was killed, which somebody has held since; then
+ * h->read_only may be set, and is where the file system turns out to be.
  * @create:  an absent or empty directory becomes a store.
  * @note:    written to the lock file behind the pid, may be NULL.
  * @why:     on failure, one line that names path and reason.

@@ -535,8 +535,9 @@ static int pin(struct index *ix, bool checkpoint, void (*under_lock)(void *arg),
 		return -ENOMEM;
 	snap->meta = (uint8_t *)(snap + 1);
 	/* Also heals the lock table after the death of a process that had the
-	 * lock, before the pin looks for the newest snapshot. */
-	r = env_begin(&ix->env, true, &lock);
+	 * lock, before the pin looks for the newest snapshot. Where nobody
+	 * writes, any transaction will do. */
+	r = env_begin(&ix->env, !ix->env.rdonly, &lock);
 	if (r < 0)
 		return r;
 	r = env_pin(&ix->env, snap->meta, &txn);

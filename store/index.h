@@ -42,7 +42,7 @@
 #define INDEX_ANEW_SHIFT 31
 
 enum index_flags {
-	INDEX_RDONLY = 1 << 0,	 /* open: no writer will begin */
+	INDEX_RDONLY = 1 << 0,	 /* open: no writer will begin, nowhere */
 	INDEX_RESTORED = 1 << 1, /* open: skip INDEX_RESTORE_STEP ids */
 	INDEX_LIVE = 1 << 2,	 /* open: commit nothing */
 	INDEX_ANEW = 1 << 3,	 /* open a new one: no inode number of an */

@@ -213,7 +213,7 @@ int ingest_start(struct files *fs, struct ingest **ret)
 	r = pthread_create(&in->thread, NULL, ingest_run, in);
 	if (r) {
 		free(in);
-		return -r;
+		return base_thread_error(r);
 	}
 	*ret = in;
 	return 0;
@@ -252,7 +252,7 @@ void ingest_stop(struct ingest *in)
 	in->stop = true;
 	pthread_cond_signal(&in->wake);
 	pthread_mutex_unlock(&in->lock);
-	pthread_join(in->thread, NULL);
+	idle_join(in->thread);
 	pthread_cond_destroy(&in->wake);
 	pthread_cond_destroy(&in->less);
 	pthread_mutex_destroy(&in->lock);

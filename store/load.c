@@ -20,6 +20,8 @@ void store_put_back_index(struct store *st)
 	char said[STORE_REASON_MAX];
 
 	index_close(steal_ptr(st->ix));
+	if (st->found_frozen)
+		return;
 	(void)recover_index(st->home.index_fd, st->witness, 0, said,
 			    sizeof(said));
 }
@@ -58,6 +60,8 @@ static int load_open(struct store *st, int found, char *reason, size_t size)
 		flags = INDEX_LIVE;
 	else if (found == RECOVER_CREATED && st->resume)
 		flags = INDEX_ANEW;
+	if (st->found_frozen)
+		flags = INDEX_RDONLY;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", st->home.index_fd);
 	r = index_open(path, flags, CHECKPOINT_GROWTH_BYTES, changed, &st->ix);
 	if (r == -EBADMSG)
@@ -86,10 +90,11 @@ static int load_open(struct store *st, int found, char *reason, size_t size)
 static int load_recovered(struct store *st, char *reason, size_t size)
 {
 	char said[STORE_REASON_MAX] = "", text[STORE_REASON_MAX + 80];
+	int flags = (st->distrust ? RECOVER_DISTRUST : 0) |
+		    (st->found_frozen ? RECOVER_RDONLY : 0);
 	int found, r;
 
-	found = recover_index(st->home.index_fd, st->witness,
-			      st->distrust ? RECOVER_DISTRUST : 0, said,
+	found = recover_index(st->home.index_fd, st->witness, flags, said,
 			      sizeof(said));
 	if (found == RECOVER_UNREADABLE) {
 		snprintf(reason, size, "%s", said);
@@ -118,6 +123,21 @@ static int load_recovered(struct store *st, char *reason, size_t size)
 	return found;
 }
 
+/* As the last process left it, or not at all. LMDB may have worked with pages
+ * that are not on the disk and not in memory any more: all are looked at. */
+static int load_frozen(struct store *st, char *reason, size_t size)
+{
+	int found;
+
+	st->distrust = true;
+	found = load_recovered(st, reason, size);
+	if (found != RECOVER_LIVE && found != RECOVER_CLEAN && found >= 0)
+		snprintf(reason, size, "it is not as the last process left it");
+	else if (found != -EBADMSG)
+		return found;
+	return -ESTALE;
+}
+
 /* The same; an index that is of no use is set aside, or refused. */
 int store_load_index(struct store *st, bool set_aside, char *reason,
 		     size_t size)
@@ -125,6 +145,8 @@ int store_load_index(struct store *st, bool set_aside, char *reason,
 	char wrong[STORE_REASON_MAX] = "", text[STORE_REASON_MAX + 120];
 	int found, r;
 
+	if (st->found_frozen)
+		return load_frozen(st, reason, size);
 	home_drop_new_index(&st->home); /* of a rewrite that was cut off */
 	found = load_recovered(st, wrong, sizeof(wrong));
 	if (found != -EBADMSG) {

@@ -123,6 +123,18 @@ int pack_mtime(struct pack *pk, int64_t *ret_ns)
 	return 0;
 }
 
+void pack_forget_mtime(struct pack *pk)
+{
+	const struct timespec times[] = { { .tv_nsec = UTIME_OMIT },
+					  { .tv_sec = PACK_MTIME_NONE } };
+	int fd = pack_fd_get(pk);
+
+	if (fd < 0)
+		return;
+	(void)futimens(fd, times);
+	pack_fd_put(pk);
+}
+
 int pack_stat(struct pack *pk, uint64_t *ret_size, uint64_t *ret_disk_bytes)
 {
 	struct stat st;

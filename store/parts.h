@@ -47,8 +47,11 @@ struct store {
 
 	bool daemon; /* else: opened by a command, for itself */
 	bool sync_strict;
-	bool resume;	  /* inode numbers are known outside */
-	uint8_t *witness; /* borrowed, or NULL */
+	bool resume;		  /* inode numbers are known outside */
+	const uint8_t *witness;	  /* borrowed, or NULL, with: */
+	_Atomic uint32_t *frozen; /* errno, for who comes next */
+	/* Found read-only, for this reason, and kept so: < 0, or 0. */
+	int found_frozen;
 	bool distrust;
 	struct store_vetted vetted;
 	atomic_uint_fast64_t bad_records; /* of the last walk */
@@ -68,7 +71,8 @@ void store_changed(void *arg);
 
 /*
  * Recover and open the index; one that is of no use is set aside, or with
- * @set_aside false refused. Returns enum recover_found, or an error and
+ * @set_aside false refused; and nothing is changed of a store that was found
+ * frozen. Returns enum recover_found, or an error and
  * @reason. Of what there is before its first checkpoint nothing is built on it,
  * and store_put_back_index() undoes it.
  */

@@ -461,7 +461,8 @@ static int scrub_init(struct scrub *s, const struct scrub_config *cfg)
 	if (r < 0)
 		return r;
 	scrub_show(s);
-	return -pthread_create(&s->thread, NULL, scrub_main, s);
+	return base_thread_error(
+		pthread_create(&s->thread, NULL, scrub_main, s));
 }
 
 int scrub_start(const struct scrub_config *cfg, struct scrub **ret)
@@ -484,7 +485,7 @@ void scrub_stop(struct scrub *s)
 	s->stop = true;
 	pthread_cond_signal(&s->wake);
 	pthread_mutex_unlock(&s->lock);
-	pthread_join(s->thread, NULL);
+	idle_join(s->thread);
 	scrub_save(s);
 	survey_release(&s->bad);
 	pthread_cond_destroy(&s->wake);

@@ -80,8 +80,8 @@ static void setup_checkpoint_failed(void *arg, int error, bool frozen)
 	struct store *st = arg;
 	char text[160];
 
-	if (frozen && st->witness)
-		memset(st->witness, 0, STORE_WITNESS_SIZE);
+	if (frozen && st->frozen)
+		atomic_store(st->frozen, (uint32_t)-error);
 	snprintf(text, sizeof(text), "saving the store failed: %s; %s",
 		 strerror(-error),
 		 frozen ? "it is read-only until the next mount"
@@ -206,12 +206,14 @@ static int setup_checkpoints(struct store *st, bool live)
 		.ix = st->ix,
 		.witness = st->witness,
 		.live = live,
+		.frozen = st->found_frozen,
 	};
 	struct checkpoint *cp = NULL;
 	int r = checkpoint_start(&cc, &cp);
 
 	atomic_store(&st->cp, cp);
-	return r < 0 || !live ? r : index_top_up_ids(st->ix);
+	return r < 0 || !live || st->found_frozen ? r
+						  : index_top_up_ids(st->ix);
 }
 
 /* Charge what is there, and a small transaction that nobody reserves room
@@ -220,7 +222,7 @@ static int setup_checkpoints(struct store *st, bool live)
 static int setup_start(struct store *st, int found, struct sweep_result *res,
 		       char *reason, size_t size)
 {
-	bool live = found == RECOVER_LIVE;
+	bool live = found == RECOVER_LIVE || st->found_frozen;
 	struct index_stat is;
 	int r = live ? setup_checkpoints(st, true) : 0;
 
@@ -235,7 +237,7 @@ static int setup_start(struct store *st, int found, struct sweep_result *res,
 			    index_txn_bound(st->ix) + res->pack_bytes +
 			    home_bad_bytes(&st->home));
 	setup_charge_parts(st);
-	if (found == RECOVER_CLEAN) {
+	if (found == RECOVER_CLEAN && !st->found_frozen) {
 		r = store_compact_index(st, &is, reason, size);
 		if (r < 0)
 			return r;
@@ -273,7 +275,7 @@ static int setup_threads(struct store *st, const struct store_config *cfg)
 		.index_damaged = store_found_damaged,
 		.arg = st,
 	};
-	int r = gc_adopt(&st->tree);
+	int r = st->found_frozen ? 0 : gc_adopt(&st->tree);
 
 	/* Before anything can evict, ingest or sweep what is open. */
 	if (r >= 0)
@@ -341,10 +343,10 @@ static int setup_store(struct store *st, const struct store_config *cfg,
 		store_vetted(st);
 	if (r >= 0)
 		r = setup_threads(st, cfg);
-	if (r >= 0)
+	if (r >= 0 && !st->found_frozen)
 		r = sweep_inodes(&st->tree, found == RECOVER_RESTORED,
 				 setup_left, st, &res);
-	if (r >= 0 && st->daemon)
+	if (r >= 0 && st->daemon && !st->found_frozen)
 		store_note_limit(st);
 	if (r < 0)
 		snprintf(why, why_size, "opening the store %s: %s", cfg->path,
@@ -403,6 +405,10 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 	st->sync_strict = cfg->sync_strict;
 	st->resume = cfg->resume;
 	st->witness = cfg->witness;
+	st->frozen = cfg->frozen;
+	if (cfg->resume && cfg->frozen)
+		st->found_frozen = -(int)atomic_load(cfg->frozen);
+	st->home.read_only = st->found_frozen;
 	st->distrust = cfg->distrust;
 	st->report = cfg->report;
 	st->report_arg = cfg->report_arg;
@@ -415,6 +421,8 @@ int store_open(const struct store_config *cfg, struct store **ret, char *why,
 		free(st);
 		return r;
 	}
+	if (st->home.read_only && !st->found_frozen)
+		st->found_frozen = -EROFS;
 	r = setup_store(st, cfg, why, why_size);
 	if (r < 0) {
 		(void)setup_close(st, false);

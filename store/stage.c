@@ -315,11 +315,12 @@ int stage_resume(struct node *nd, const struct inode *in)
 		return r;
 	nd->alloc_end = nd->size;
 	nd->live = nd->writers > 0;
-	/* Unless the times were set since. */
-	if (changed_ns > in->ctime_ns) {
-		nd->mtime_ns = nd->ctime_ns = changed_ns;
-		nd->mtime_dirty = nd->live;
-	}
+	if (changed_ns == PACK_MTIME_NONE) /* it was set since */
+		return 0;
+	nd->mtime_ns = changed_ns;
+	nd->mtime_dirty = nd->live;
+	if (changed_ns > in->ctime_ns)
+		nd->ctime_ns = changed_ns;
 	return 0;
 }
 
@@ -412,6 +413,8 @@ void stage_end(struct files *fs, struct node *nd)
 	bool keeps_pack = false;
 	int r = pack_truncate(nd->pack, nd->size);
 
+	if (!nd->mtime_dirty) /* to give the tail back is no write */
+		pack_forget_mtime(nd->pack);
 	stage_settle(fs, nd, 0);
 	if (r >= 0)
 		r = stage_commit_end(fs, nd, &keeps_pack);

@@ -95,14 +95,20 @@ struct store_config {
 	const char *owner_note; /* written to the lock file behind the pid */
 	/*
 	 * STORE_WITNESS_SIZE random bytes (see recover.h), kept by somebody who
-	 * outlives this process. Borrowed, outlives the store; becomes all zero
-	 * when a sync fails, for then the page cache is no witness any more.
-	 * NULL: none.
+	 * outlives this process. Borrowed, outlives the store. NULL: none.
 	 */
-	uint8_t *witness;
+	const uint8_t *witness;
+	/*
+	 * Kept beside the witness: the errno that made the store read-only, 0
+	 * while it is not. Who comes with another value and the witness serves
+	 * what the last process left, and writes nothing: the page cache may
+	 * have lost what could not be written. NULL: there is no witness.
+	 */
+	_Atomic uint32_t *frozen;
 	/*
 	 * The mount goes on: inode numbers are known outside, and @files are
 	 * open. A store that is not as the last process left it is -ESTALE.
+	 * Where the file system has become read-only, the store is too.
 	 */
 	bool resume;
 	/* The store's lock, held since the last process took it: taken over.

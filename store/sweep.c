@@ -94,7 +94,8 @@ int sweep_packs(struct tree *t, struct sweep_result *res)
 	struct sweep_names names = { .keep_all = false };
 	int r = sweep_walk(t, sweep_note_pack, &names, &res->unreadable);
 
-	names.keep_all = res->unreadable > 0;
+	/* What a checkpoint names, but a frozen index does not, stays. */
+	names.keep_all = res->unreadable > 0 || index_frozen(t->ix);
 	if (r >= 0)
 		r = sweep_note_blocks(t, &names);
 	if (r >= 0)

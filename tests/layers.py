@@ -43,16 +43,17 @@ LEVELS = (
     "store/parts store/resume",
     "store/facade store/setup store/status store/contents store/vet "
     "store/look store/load store/repair",
-    "fs/log fs/units fs/mounts fs/kept fs/link fs/adopt fs/answer "
-    "fs/listener",
-    "fs/config fs/handle fs/control fs/attach fs/slot fs/trace fs/cover "
-    "fs/engine",
-    "fs/reply fs/covers",
+    "fs/log fs/units fs/mounts fs/kept fs/link fs/notify "
+    "fs/adopt fs/answer fs/listener",
+    "fs/config fs/handle fs/control fs/attach fs/slot fs/trace fs/holders "
+    "fs/spawn fs/cover fs/engine",
+    "fs/reply fs/configfile fs/fdstore fs/covers",
     "fs/ops fs/report fs/listing fs/docker fs/buildah",
+    "fs/channel",
     "fs/session fs/request",
     "fs/serve fs/keeper",
     "fs/cmd",
-    "fs/pages fs/repair",
+    "fs/pages fs/repair fs/successor fs/place",
     "fs/cmd_*",
     "fs/main",
 )
@@ -64,9 +65,12 @@ FACADE = {"store/store", "store/base"}
 LIBRARIES = (
     (r"lmdb\.h", "store/index.c store/env.[ch] store/ids.c"),
     (r"xxhash\.h|openssl/.*", "store/digest.c fs/buildah.c"),
-    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/session.c fs/config.c"),
+    (r"fuse.*", "fs/ops.c fs/reply.[ch] fs/channel.c fs/session.c "
+     "fs/config.c"),
+    (r"systemd/.*", "fs/notify.c"),
     (r"jansson\.h", "fs/control.* fs/report.* fs/listing.* fs/request.* "
-     "fs/pages.* fs/repair.* fs/answer.c fs/cmd*"),
+     "fs/pages.* fs/repair.* fs/successor.* fs/answer.c "
+     "fs/cmd*"),
     (r"curl/.*", "fs/engine.c"),
 )
 

@@ -30,8 +30,6 @@
 #include "powercut.h"
 #include "powertree.h"
 
-#define LIMIT_LOOKS 200
-#define LIMIT_USEC 100000
 #define BAD_SHOWN 5
 #define NEVER_SEC 86400
 #define JUDGE_SEC 600 /* then it hangs */
@@ -120,17 +118,9 @@ static uint64_t judge_disk_bytes(const struct scratch *path)
 	return disk_bytes;
 }
 
-/*
- * Within it, or soon again. A few images in a thousand were above it when they
- * were opened. Holes that were punched before the cut and are not on the disk,
- * while what took their place is, would explain that; it has not been shown.
- */
 static void judge_limit(const struct scratch *path)
 {
-	for (int i = 0; i < LIMIT_LOOKS && judge_disk_bytes(path) > run.limit;
-	     i++)
-		(void)usleep(LIMIT_USEC);
-	if (disk_bytes > run.limit)
+	if (judge_disk_bytes(path) > run.limit)
 		judge_bad("limit: %ju bytes on the disk",
 			  (uintmax_t)disk_bytes);
 }

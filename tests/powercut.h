@@ -12,6 +12,7 @@ enum image_mix {
 	MIX_UNITS,  /* each unit newest or oldest */
 	MIX_WRITES, /* any subset of the writes */
 	MIX_HEAD,   /* the head, and some units of the rest */
+	MIX_FULL,   /* all that was written, and no hole: most bytes */
 	MIXES
 };
 
@@ -43,6 +44,8 @@ static inline bool image_has(const struct image *im,
 	case MIX_WRITES:
 		salt += w->at;
 		return image_random(&salt) % 100 < cut->percent;
+	case MIX_FULL:
+		return w->bytes;
 	default:
 		return unit * cut->unit < IMAGE_HEAD || x < cut->percent;
 	}

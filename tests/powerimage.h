@@ -6,9 +6,9 @@
  * versions since the last sync of that file that was completed: what was
  * written after that sync began may be there or not. The length is anything
  * between the shortest and the longest of then and since; what was never
- * written is zero. The versions are mixed in six ways: nothing new, all, each
+ * written is zero. The versions are mixed in seven ways: nothing new, all, each
  * sector as of some time, newest or oldest, any subset of the writes, the
- * file's head first.
+ * file's head first, all but the holes.
  *
  * A directory is as it was at its last completed sync, and then a part of
  * what came after it, in order.

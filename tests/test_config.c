@@ -199,6 +199,9 @@ START_TEST(values_out_of_range_are_named_with_their_range)
 		{ "workers=0", "1 to 64" },
 		{ "workers=65", "1 to 64" },
 		{ "workers=x", "workers=x" },
+		{ "watchdog=2d", "1 s to 1d" },
+		{ "stop_timeout=2d", "0 to 1d" },
+		{ "stop_timeout=never", "stop_timeout=never" },
 	};
 	struct config c;
 
@@ -208,6 +211,56 @@ START_TEST(values_out_of_range_are_named_with_their_range)
 				 -EINVAL);
 		ck_assert_msg(strstr(why, cases[i].named), "%s", why);
 		ck_assert_ptr_null(strchr(why, '\n'));
+	}
+}
+END_TEST
+
+START_TEST(options_have_a_length)
+{
+	static char opts[CONFIG_OPTIONS_MAX + 2];
+	struct config c;
+
+	memset(opts, ',', CONFIG_OPTIONS_MAX);
+	c = parsed(opts, true);
+	config_release(&c);
+	opts[CONFIG_OPTIONS_MAX] = ',';
+	ck_assert_int_eq(config_parse(opts, true, &c, why, sizeof(why)),
+			 -EINVAL);
+	ck_assert_msg(strstr(why, "longer than"), "%s", why);
+}
+END_TEST
+
+START_TEST(a_stop_has_a_minute)
+{
+	ck_assert_int_eq(parsed("", true).stop_timeout_sec, 60);
+	ck_assert_int_eq(parsed("stop_timeout=0", true).stop_timeout_sec, 0);
+	ck_assert_int_eq(parsed("stop_timeout=5m", true).stop_timeout_sec, 300);
+}
+END_TEST
+
+START_TEST(what_holds_as_long_as_a_mount_is_named)
+{
+	static const struct {
+		const char *opts;
+		const char *named; /* NULL: the next daemon can have it */
+	} cases[] = {
+		{ "", NULL },
+		{ "grace=1h,workers=3,sync=strict,scrub=off,stop_timeout=1",
+		  NULL },
+		{ "noallow_other", "allow_other" },
+		{ "watchdog=0", "watchdog" },
+		{ "noexec", "ro, nosuid and the like" },
+	};
+	const struct config now = parsed("", true);
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		const struct config then = parsed(cases[i].opts, true);
+		const char *fixed = config_fixed(&now, &then);
+
+		if (cases[i].named)
+			ck_assert_str_eq(fixed, cases[i].named);
+		else
+			ck_assert_ptr_null(fixed);
 	}
 }
 END_TEST
@@ -230,6 +283,9 @@ int main(void)
 	tcase_add_test(tc, nothing_need_be_left_free);
 	tcase_add_test(tc, scrub_is_a_time_or_off);
 	tcase_add_test(tc, values_out_of_range_are_named_with_their_range);
+	tcase_add_test(tc, options_have_a_length);
+	tcase_add_test(tc, a_stop_has_a_minute);
+	tcase_add_test(tc, what_holds_as_long_as_a_mount_is_named);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);

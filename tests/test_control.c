@@ -4,6 +4,7 @@
 #include <check.h>
 #include <errno.h>
 #include <jansson.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -35,7 +36,7 @@ static json_t *echo(void *arg, const json_t *request)
 static void set_up(void)
 {
 	dir = scratch_new();
-	ck_assert_int_eq(control_start(dir.path, echo, &dir, &server), 0);
+	ck_assert_int_eq(control_start(dir.path, -1, echo, &dir, &server), 0);
 }
 
 static void tear_down(void)
@@ -178,7 +179,51 @@ START_TEST(stopping_does_not_wait_for_clients_that_hang)
 	control_stop(server);
 	ck_assert_int_le(time(NULL) - begin, 2);
 	close(fd);
-	ck_assert_int_eq(control_start(dir.path, echo, &dir, &server), 0);
+	ck_assert_int_eq(control_start(dir.path, -1, echo, &dir, &server), 0);
+}
+END_TEST
+
+/* Who called while nobody served is answered by the next one. */
+START_TEST(a_listener_that_was_left_is_gone_on_with)
+{
+	int listener = fcntl(control_listener(server), F_DUPFD_CLOEXEC, 0);
+	struct pollfd hung_up = { .events = POLLIN };
+	json_t *reply = NULL;
+	int early;
+
+	ck_assert_int_ge(listener, 0);
+	control_leave(server);
+	early = raw_connection();
+	ck_assert_int_eq(send(early, "{}", 2, 0), 2);
+	ck_assert_int_eq(shutdown(early, SHUT_WR), 0);
+	ck_assert_int_eq(control_start(dir.path, listener, echo, &dir, &server),
+			 0);
+	reply = json_loadfd(early, 0, NULL);
+	ck_assert(json_is_object(reply));
+	json_decref(reply);
+	close(early);
+	ask_and_check(dir.path);
+	control_stop(server);
+	server = NULL;
+	/* That was the last one, whoever still holds the listener. */
+	hung_up.fd = listener;
+	ck_assert_int_eq(poll(&hung_up, 1, 0), 1);
+	ck_assert_int_ne(hung_up.revents & POLLHUP, 0);
+	close(listener);
+}
+END_TEST
+
+START_TEST(a_listener_without_a_name_is_not)
+{
+	int listener = fcntl(control_listener(server), F_DUPFD_CLOEXEC, 0);
+
+	ck_assert_int_ge(listener, 0);
+	control_leave(server);
+	ck_assert_int_eq(unlink(scratch_at(&dir, CONTROL_SOCKET).path), 0);
+	ck_assert_int_eq(control_start(dir.path, listener, echo, &dir, &server),
+			 0);
+	close(listener);
+	ask_and_check(dir.path);
 }
 END_TEST
 
@@ -206,7 +251,7 @@ START_TEST(a_socket_left_over_is_replaced)
 
 	control_stop(server);
 	scratch_write(path.path, "", 0);
-	ck_assert_int_eq(control_start(dir.path, echo, &dir, &server), 0);
+	ck_assert_int_eq(control_start(dir.path, -1, echo, &dir, &server), 0);
 	ask_and_check(dir.path);
 }
 END_TEST
@@ -273,7 +318,7 @@ START_TEST(a_stranger_who_listens_is_not_asked)
 		struct control *theirs;
 
 		if (setgid(65534) < 0 || setuid(65534) < 0 ||
-		    control_start(dir.path, echo, &dir, &theirs) < 0 ||
+		    control_start(dir.path, -1, echo, &dir, &theirs) < 0 ||
 		    write(ready[1], "x", 1) != 1)
 			_exit(1);
 		pause();
@@ -353,7 +398,7 @@ START_TEST(a_path_longer_than_an_address_will_do)
 	}
 	ck_assert_uint_gt(strlen(deep.path),
 			  sizeof(((struct sockaddr_un *)0)->sun_path));
-	ck_assert_int_eq(control_start(deep.path, echo, &dir, &other), 0);
+	ck_assert_int_eq(control_start(deep.path, -1, echo, &dir, &other), 0);
 	ask_and_check(deep.path);
 	control_stop(other);
 }
@@ -363,7 +408,7 @@ START_TEST(a_directory_that_is_not_there_is_an_error)
 {
 	struct control *none = NULL;
 
-	ck_assert_int_eq(control_start("/no/such/store", echo, &dir, &none),
+	ck_assert_int_eq(control_start("/no/such/store", -1, echo, &dir, &none),
 			 -ENOENT);
 	ck_assert_ptr_null(none);
 	control_stop(NULL);
@@ -387,6 +432,8 @@ int main(void)
 	tcase_add_test(tc,
 		       clients_that_hang_do_not_keep_others_waiting_for_long);
 	tcase_add_test(tc, stopping_does_not_wait_for_clients_that_hang);
+	tcase_add_test(tc, a_listener_that_was_left_is_gone_on_with);
+	tcase_add_test(tc, a_listener_without_a_name_is_not);
 	tcase_add_test(tc, a_client_that_leaves_does_no_harm);
 	tcase_add_test(tc, no_answer_is_an_error);
 	tcase_add_test(tc, a_socket_left_over_is_replaced);

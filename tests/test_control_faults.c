@@ -73,7 +73,7 @@ static void serve(void)
 	int r = store_open(&config, &ctx.store, why, sizeof(why));
 
 	if (r == 0)
-		r = control_start(dir.path, answer, &ctx, &control);
+		r = control_start(dir.path, -1, answer, &ctx, &control);
 	order->given = false;
 	while (r == 0) {
 		if (!order->given) {

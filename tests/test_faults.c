@@ -356,7 +356,9 @@ static void work(struct store *st)
 static bool may_lose(const struct store_status *s)
 {
 	return s->state == STORE_READ_ONLY ||
-	       (now.kind == FAULT_READ && now.error == EIO) || now.lasting;
+	       (now.error == EIO &&
+		(now.kind == FAULT_READ || now.kind == FAULT_OPEN)) ||
+	       now.lasting;
 }
 
 static void verify(struct store *st)

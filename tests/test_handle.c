@@ -4,8 +4,12 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -284,6 +288,59 @@ START_TEST(memory_of_another_layout_is_refused)
 }
 END_TEST
 
+/* It could be made smaller below who uses it. */
+START_TEST(memory_that_is_not_sealed_is_refused)
+{
+	struct stat st;
+	struct kept *k;
+	int fd = kept_create();
+	int other = memfd_create("test", MFD_ALLOW_SEALING);
+
+	ck_assert_int_eq(fstat(fd, &st), 0);
+	ck_assert_int_eq(ftruncate(other, st.st_size), 0);
+	ck_assert_int_eq(sendfile(other, fd, NULL, 4096), 4096);
+	ck_assert_int_eq(kept_map(other, &k), -EPROTO);
+	ck_assert_int_eq(fcntl(other, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	ck_assert_int_eq(kept_map(other, &k), 0);
+	close(fd);
+	close(other);
+}
+END_TEST
+
+/* A process that claims the memory, says so, and goes on. */
+static pid_t claimer(int fd, int said)
+{
+	pid_t pid = fork();
+
+	if (pid != 0)
+		return pid;
+	if (kept_claim(fd) < 0 || write(said, "x", 1) != 1)
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+START_TEST(one_process_claims_the_memory_at_a_time)
+{
+	int fd = kept_create(), said[2];
+	struct pollfd p;
+	pid_t one, two;
+	char c;
+
+	ck_assert_int_eq(pipe(said), 0);
+	p = (struct pollfd){ .fd = said[0], .events = POLLIN };
+	one = claimer(fd, said[1]);
+	ck_assert_int_eq(read(said[0], &c, 1), 1);
+	two = claimer(fd, said[1]);
+	ck_assert_int_eq(poll(&p, 1, 300), 0);
+	kill(one, SIGKILL);
+	ck_assert_int_eq(waitpid(one, NULL, 0), one);
+	ck_assert_int_eq(read(said[0], &c, 1), 1);
+	kill(two, SIGKILL);
+	ck_assert_int_eq(waitpid(two, NULL, 0), two);
+}
+END_TEST
+
 /* Once with real files. */
 START_TEST(freeing_the_table_closes_what_is_open)
 {
@@ -329,6 +386,8 @@ int main(void)
 	tcase_add_test(tc, another_process_finds_what_was_open);
 	tcase_add_test(tc, what_is_being_closed_is_open_for_another_process);
 	tcase_add_test(tc, memory_of_another_layout_is_refused);
+	tcase_add_test(tc, memory_that_is_not_sealed_is_refused);
+	tcase_add_test(tc, one_process_claims_the_memory_at_a_time);
 	tcase_add_test(tc, freeing_the_table_closes_what_is_open);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_NORMAL);

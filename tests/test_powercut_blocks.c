@@ -249,7 +249,7 @@ static void drop(void)
 	check(gc_drain(fx.gc, &bytes) == 0, "drain");
 	if (early) {
 		holes_pin(fx.kit.holes);
-		holes_release(fx.kit.holes, true);
+		check(holes_release(fx.kit.holes, true) == 0, "punch");
 	}
 }
 

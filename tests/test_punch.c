@@ -30,6 +30,7 @@ static void kit_teardown(void)
 }
 
 static bool hook_ran;
+static bool fails;
 
 /* While the index is synced, a range dies that the snapshot still names. */
 static int add_in_sync(const struct iotap_call *call, enum iotap_phase phase)
@@ -67,10 +68,12 @@ END_TEST
 /* Until the side file is there for good, the snapshot before may come back. */
 static int check_in_sync(const struct iotap_call *call, enum iotap_phase phase)
 {
-	if (phase == IOTAP_BEFORE && call->op == IOTAP_SYNC) {
-		hook_ran = true;
+	if (call->op != IOTAP_SYNC || hook_ran)
+		return 0;
+	if (phase == IOTAP_BEFORE)
 		check_range(1, 0, 4 * BLOCK, false);
-	}
+	else
+		hook_ran = iotap_is(call->fd, "/index");
 	return 0;
 }
 
@@ -84,6 +87,49 @@ START_TEST(nothing_is_punched_before_all_is_synced)
 	iotap_hook = NULL;
 	ck_assert(hook_ran);
 	check_range(1, 0, BLOCK, true);
+}
+END_TEST
+
+static bool holes_seen;
+
+/* Each sync of the pack; the one that follows the holes may fail. */
+static int see_holes(const struct iotap_call *call, enum iotap_phase phase)
+{
+	if (phase != IOTAP_BEFORE || call->op != IOTAP_SYNC ||
+	    !iotap_is(call->fd, "0000000000000001"))
+		return 0;
+	ck_assert_uint_eq(atomic_load(&credited), 0);
+	holes_seen = disk(1) < 4 * BLOCK;
+	return holes_seen && fails ? EIO : 0;
+}
+
+/* Else they could be undone when others have taken the room. */
+START_TEST(holes_are_on_the_disk_before_their_room_is_given_away)
+{
+	make_pack(1, 4 * BLOCK);
+	kit_put(&kit, 1, "one");
+	holes_add(h, 1, 0, BLOCK);
+	iotap_hook = see_holes;
+	ck_assert_int_eq(checkpoint_run(kit.cp), 0);
+	iotap_hook = NULL;
+	ck_assert(holes_seen);
+	ck_assert_uint_eq(atomic_load(&credited), BLOCK);
+}
+END_TEST
+
+/* The checkpoint itself is a good one. */
+START_TEST(holes_that_cannot_be_saved_freeze_the_store)
+{
+	make_pack(1, 4 * BLOCK);
+	kit_put(&kit, 1, "one");
+	holes_add(h, 1, 0, BLOCK);
+	fails = true;
+	iotap_hook = see_holes;
+	ck_assert_int_eq(checkpoint_run(kit.cp), -EIO);
+	iotap_hook = NULL;
+	ck_assert(index_frozen(kit.ix));
+	ck_assert_uint_eq(kit_count(&kit), 2);
+	ck_assert_uint_eq(atomic_load(&credited), 0);
 }
 END_TEST
 
@@ -142,6 +188,9 @@ int main(void)
 
 	tcase_add_test(tc, checkpoint_punches_what_died_before_its_pin);
 	tcase_add_test(tc, nothing_is_punched_before_all_is_synced);
+	tcase_add_test(tc,
+		       holes_are_on_the_disk_before_their_room_is_given_away);
+	tcase_add_test(tc, holes_that_cannot_be_saved_freeze_the_store);
 	tcase_add_test(tc, checkpoint_that_fails_punches_nothing);
 	tcase_add_test(tc, checkpoint_that_is_put_off_keeps_its_ranges);
 	return kit_run_suite(suite);

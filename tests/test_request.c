@@ -27,6 +27,7 @@ static void set_up(void)
 	ck_assert_msg(r == 0, "%s", why);
 	ctx.source = (struct report_source){ .store = dir.path,
 					     .mountpoint = "/mnt/\"q\"\\",
+					     .options = "limit=64M",
 					     .pid = 17 };
 }
 
@@ -132,9 +133,11 @@ START_TEST(status_has_its_stable_keys)
 		integer(used, kinds[i]);
 	ck_assert_uint_eq(json_object_size(used), ARRAY_SIZE(kinds));
 	/* The rest is text, one boolean, the keeper, and "used". */
-	ck_assert_uint_eq(json_object_size(status), ARRAY_SIZE(integers) + 9);
+	ck_assert_uint_eq(json_object_size(status), ARRAY_SIZE(integers) + 10);
 	ck_assert_str_eq(json_string_value(json_object_get(status, "store")),
 			 dir.path);
+	ck_assert_str_eq(json_string_value(json_object_get(status, "options")),
+			 "limit=64M");
 	ck_assert_str_eq(json_string_value(json_object_get(status, "state")),
 			 "ok");
 	ck_assert_str_eq(json_string_value(json_object_get(status, "reason")),
@@ -159,6 +162,47 @@ START_TEST(an_unmounted_store_has_no_process)
 	ck_assert(json_is_null(json_object_get(status, "pid")));
 	ck_assert_int_eq(integer(status, "since"), 0);
 	json_decref(reply);
+}
+END_TEST
+
+static char reloaded[64];
+
+static int note_reload(void *arg, const char *options, char *why,
+		       size_t why_size)
+{
+	(void)arg;
+	snprintf(reloaded, sizeof(reloaded), "%s", options);
+	snprintf(why, why_size, "no such thing");
+	return strcmp(options, "bad") == 0 ? -EINVAL : 0;
+}
+
+static void refused_with(json_t *request, const char *error)
+{
+	json_t *reply = perform(request);
+
+	ck_assert(json_is_false(json_object_get(reply, "ok")));
+	ck_assert_ptr_nonnull(strstr(
+		json_string_value(json_object_get(reply, "error")), error));
+	json_decref(reply);
+}
+
+START_TEST(options_are_passed_on_to_a_mount)
+{
+	json_t *request =
+		json_pack("{s:s, s:s}", "command", "reload", "options", "ro");
+
+	refused_with(json_incref(request), "not mounted");
+	ctx.reload = note_reload;
+	json_decref(performed(request));
+	ck_assert_str_eq(reloaded, "ro");
+	refused_with(json_pack("{s:s}", "command", "reload"),
+		     "names no options");
+	refused_with(json_pack("{s:s, s:i}", "command", "reload", "options", 1),
+		     "names no options");
+	refused_with(json_pack("{s:s, s:s}", "command", "reload", "options",
+			       "bad"),
+		     "no such thing");
+	ctx.reload = NULL;
 }
 END_TEST
 
@@ -383,6 +427,7 @@ int main(void)
 	tcase_set_timeout(tc, 30);
 	tcase_add_test(tc, status_has_its_stable_keys);
 	tcase_add_test(tc, an_unmounted_store_has_no_process);
+	tcase_add_test(tc, options_are_passed_on_to_a_mount);
 	tcase_add_test(tc, the_limit_is_shown_and_changed);
 	tcase_add_test(tc, an_empty_store_has_nothing_to_prune);
 	tcase_add_test(tc, sync_makes_a_checkpoint);

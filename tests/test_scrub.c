@@ -3,12 +3,14 @@
 #include "store/scrub.h"
 
 #include "checkfix.h"
+#include "iotap.h"
 #include "store/block.h"
 #include "store/mdbfile.h"
 #include "store/walk.h"
 
 #define PERIOD 1000 /* seconds */
 #define START (INT64_C(1) << 31)
+#define META_BYTES (2 * 4096)
 #define WAITS 60000 /* milliseconds */
 
 static struct scrub *s;
@@ -411,6 +413,43 @@ START_TEST(what_is_damaged_goes_where_there_is_no_room)
 }
 END_TEST
 
+static atomic_uint refusals;
+
+/* Of all but LMDB's meta pages, whose loss it would not stand. */
+static int refuse_commits(const struct iotap_call *call, enum iotap_phase phase)
+{
+	if (phase != IOTAP_BEFORE || call->op != IOTAP_WRITE ||
+	    call->off < META_BYTES || !iotap_is(call->fd, "data.mdb"))
+		return 0;
+	refusals++;
+	return ENOSPC;
+}
+
+static bool is_refused(void)
+{
+	return refusals >= 3;
+}
+
+START_TEST(what_cannot_be_dropped_now_is_dropped_later)
+{
+	struct block_rec bl = block(block_of(made.wheel, 3));
+
+	flip(bl.pack, bl.offset + 100);
+	start();
+	wait_until(has_begun);
+	iotap_hook = refuse_commits;
+	clock_sec += PERIOD;
+	wait_until(is_refused);
+	ck_assert_uint_eq(fx.files.damaged, 0);
+	iotap_hook = NULL;
+	wait_until(is_dropped);
+	wait_until(is_over);
+	ck_assert_uint_eq(tellings, 2);
+	ck_assert(fx_gone(made.wheel) && fx_gone(made.copy) &&
+		  fx_gone(made.next) && !fx_gone(made.small));
+}
+END_TEST
+
 START_TEST(pack_that_is_lost_is_told_once)
 {
 	uint64_t id = fx_inode(made.wheel).pack;
@@ -539,6 +578,7 @@ int main(void)
 	tc = kit_case(suite, "damage", set_up, tear_down);
 	tcase_add_test(tc, damaged_block_costs_its_files_and_is_told_once);
 	tcase_add_test(tc, what_is_damaged_goes_where_there_is_no_room);
+	tcase_add_test(tc, what_cannot_be_dropped_now_is_dropped_later);
 	tcase_add_test(tc, pack_that_is_lost_is_told_once);
 	tcase_add_test(tc, damaged_files_without_blocks_go_too);
 

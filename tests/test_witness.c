@@ -20,6 +20,8 @@
 
 static struct scratch dir;
 static uint8_t witness[STORE_WITNESS_SIZE];
+static _Atomic uint32_t frozen;
+static int lock_fd; /* of who was killed, or 0 */
 
 static void set_up(void)
 {
@@ -40,7 +42,9 @@ static int try_open(bool resume, struct store_resume *files, size_t n,
 		.flags = STORE_OPEN_CREATE,
 		.limits = { .limit = "64M", .min_free = "0", .grace_sec = -1 },
 		.witness = witness,
+		.frozen = &frozen,
 		.resume = resume,
+		.lock_fd = lock_fd,
 		.files = files,
 		.n_files = n
 	};
@@ -219,6 +223,16 @@ static int fail_syncfs(const struct iotap_call *call, enum iotap_phase phase)
 	return call->op == IOTAP_SYNCFS && phase == IOTAP_BEFORE ? EIO : 0;
 }
 
+static void expect_checkpoint(void)
+{
+	struct store *st = open_store(false, NULL, 0);
+
+	ck_assert_uint_ne(lookup(st, "saved"), 0);
+	ck_assert_uint_eq(lookup(st, "new19"), 0);
+	check_store(st);
+	ck_assert_int_eq(store_close(st), 0);
+}
+
 /* The kernel tells of lost writes only once. */
 START_TEST(what_may_have_been_lost_is_not_gone_on_from)
 {
@@ -228,10 +242,171 @@ START_TEST(what_may_have_been_lost_is_not_gone_on_from)
 	iotap_hook = fail_syncfs;
 	ck_assert_int_eq(try_open(true, NULL, 0, &st), -EIO);
 	iotap_hook = NULL;
+	ck_assert_uint_eq(frozen, EIO);
+	witness[0]++; /* a new mount */
+	frozen = 0;
+	expect_checkpoint();
+}
+END_TEST
+
+static unsigned n_changes;
+
+static int count_changes(const struct iotap_call *call, enum iotap_phase phase)
+{
+	n_changes += phase == IOTAP_DONE && !iotap_on_disk(call->op);
+	return 0;
+}
+
+static void expect_read_only(struct store *st, int error)
+{
+	struct store_new what = { .parent = STORE_ROOT_INO,
+				  .name = "refused",
+				  .mode = 0755 };
+	struct store_status status;
+
+	ck_assert_int_eq(store_mkdir(st, &what, NULL), -EROFS);
+	ck_assert_int_eq(store_sync(st), error);
+	ck_assert_int_eq(store_status(st, &status), 0);
+	ck_assert_int_eq(status.state, STORE_READ_ONLY);
+	ck_assert_ptr_nonnull(strstr(status.reason, strerror(-error)));
+}
+
+/* It is shown as it was left, time and again, but nothing is written. */
+START_TEST(a_store_that_was_frozen_is_served_and_not_changed)
+{
+	struct store *st;
+
+	killed_after(save_and_go_on);
+	frozen = EIO;
+	iotap_hook = count_changes;
+	for (int i = 0; i < 2; i++) {
+		st = open_store(true, NULL, 0);
+		ck_assert_uint_ne(lookup(st, "saved"), 0);
+		ck_assert_uint_ne(lookup(st, "new19"), 0);
+		expect_read_only(st, -EIO);
+		/* The lock file says who is ending. */
+		ck_assert_uint_eq(n_changes, 0);
+		ck_assert_int_eq(store_close(st), -EIO);
+		ck_assert_uint_eq(frozen, EIO);
+		n_changes = 0;
+	}
+	iotap_hook = NULL;
+	frozen = 0;
+	witness[0]++;
+	expect_checkpoint();
+}
+END_TEST
+
+static int refuse_writes(const struct iotap_call *call, enum iotap_phase phase)
+{
+	/* Of a name that is there the kernel says so first. */
+	return phase == IOTAP_BEFORE && call->op != IOTAP_MKDIR ? EROFS : 0;
+}
+
+/* Only who has the lock of the last process goes on then. */
+START_TEST(on_a_read_only_file_system_it_is_served_too)
+{
+	struct store *st;
+
+	killed_after(save_and_go_on);
+	iotap_hook = refuse_writes;
+	ck_assert_int_eq(try_open(true, NULL, 0, &st), -EROFS);
+	lock_fd = open(scratch_at(&dir, "lock").path, O_RDWR | O_CLOEXEC);
+	ck_assert_int_ge(lock_fd, 0);
+	st = open_store(true, NULL, 0);
+	lock_fd = 0; /* the store's now */
+	ck_assert_uint_eq(frozen, EROFS);
+	ck_assert_uint_ne(lookup(st, "new19"), 0);
+	expect_read_only(st, -EROFS);
+	ck_assert_int_eq(store_close(st), -EROFS);
+	iotap_hook = NULL;
+	frozen = 0;
+	witness[0]++;
+	expect_checkpoint();
+}
+END_TEST
+
+static void break_index(void)
+{
+	int fd = open(scratch_at(&dir, "index/data.mdb").path,
+		      O_RDWR | O_CLOEXEC);
+	uint8_t page[4096];
+
+	/* All but the meta pages; the same once more mends it. */
+	for (off_t at = 8192; pread(fd, page, sizeof(page), at) > 0;
+	     at += (off_t)sizeof(page)) {
+		page[10] = (uint8_t)(page[10] ^ 0xff); /* flags */
+		ck_assert_int_eq(pwrite(fd, page, sizeof(page), at), 4096);
+	}
+	close(fd);
+}
+
+/* Not even set aside: the next mount may find that the disk has it right. */
+START_TEST(a_frozen_index_that_is_wrong_is_left_alone)
+{
+	struct store *st;
+
+	killed_after(save_and_go_on);
+	break_index();
+	frozen = EIO;
 	ck_assert_int_eq(try_open(true, NULL, 0, &st), -ESTALE);
+	ck_assert_int_ne(access(scratch_at(&dir, "index.bad").path, F_OK), 0);
+	break_index();
+	frozen = 0;
+	witness[0]++;
+	expect_checkpoint();
+}
+END_TEST
+
+/* Without its side file no checkpoint is safe. */
+static int put_off_checkpoints(const struct iotap_call *call,
+			       enum iotap_phase phase)
+{
+	bool renames = call->op == IOTAP_RENAME || call->op == IOTAP_EXCHANGE;
+
+	return phase == IOTAP_BEFORE && renames ? ENOMEM : 0;
+}
+
+static void save_and_unlink(struct store *st)
+{
+	struct store_file *f = create(st, "kept");
+	struct store_status status = { .used_freed = 0 };
+
+	put(f, 'k', 300000, 0);
+	store_file_close(f);
+	ck_assert_int_eq(store_sync(st), 0);
+	iotap_hook = put_off_checkpoints;
+	ck_assert_int_eq(store_unlink(st, STORE_ROOT_INO, "kept"), 0);
+	/* Until no record names its pack any more. */
+	while (status.used_freed < 300000) {
+		usleep(1000);
+		ck_assert_int_eq(store_status(st, &status), 0);
+	}
+}
+
+/* What is gone on from does not name its pack, but what a power cut brings back
+ * does, until that is saved: only then may the sweep have the pack. */
+START_TEST(nothing_is_swept_before_what_was_gone_on_from_is_saved)
+{
+	struct store *st;
+	char buf[300000];
+	struct store_file *f = NULL;
+	struct stat attr;
+
+	killed_after(save_and_unlink);
+	iotap_hook = fail_syncfs;
+	ck_assert_int_eq(try_open(true, NULL, 0, &st), -EIO);
+	iotap_hook = NULL;
+	frozen = 0;
+	witness[0]++;
 	st = open_store(false, NULL, 0);
-	ck_assert_uint_ne(lookup(st, "saved"), 0);
-	ck_assert_uint_eq(lookup(st, "new19"), 0);
+	ck_assert_int_eq(store_lookup(st, STORE_ROOT_INO, "kept", &attr), 0);
+	ck_assert_int_eq(store_file_open(st, attr.st_ino, O_RDONLY, &f), 0);
+	ck_assert_int_eq(store_file_read(f, 0, buf, sizeof(buf)),
+			 (ssize_t)sizeof(buf));
+	for (size_t i = 0; i < sizeof(buf); i++)
+		ck_assert_int_eq(buf[i], 'k');
+	store_file_close(f);
 	check_store(st);
 	ck_assert_int_eq(store_close(st), 0);
 }
@@ -406,6 +581,11 @@ int main(void)
 	tcase_add_test(tc, another_data_file_has_no_witness);
 	tcase_add_test(tc, what_was_gone_on_from_is_saved_first);
 	tcase_add_test(tc, what_may_have_been_lost_is_not_gone_on_from);
+	tcase_add_test(tc, a_store_that_was_frozen_is_served_and_not_changed);
+	tcase_add_test(tc, on_a_read_only_file_system_it_is_served_too);
+	tcase_add_test(tc, a_frozen_index_that_is_wrong_is_left_alone);
+	tcase_add_test(tc,
+		       nothing_is_swept_before_what_was_gone_on_from_is_saved);
 	tcase_add_test(tc, what_was_open_is_open_again);
 	tcase_add_test(tc, what_nobody_has_open_any_more_is_swept);
 	tcase_add_test(tc, a_successor_is_told_what_was_done);

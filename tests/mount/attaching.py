@@ -21,6 +21,7 @@ class Attach:
     def __init__(self, engine, store, log, *args):
         self.log_file = pathlib.Path(log)
         with self.log_file.open("a", encoding="utf-8") as out:
+            self.begin = out.tell()
             self.process = subprocess.Popen(
                 [mounted.binary(), "attach", engine, str(store.mnt),
                  "--interval", INTERVAL, *map(str, args)],
@@ -28,7 +29,7 @@ class Attach:
         self.await_line("attached to")
 
     def log(self):
-        return self.log_file.read_text(encoding="utf-8")
+        return self.log_file.read_text(encoding="utf-8")[self.begin:]
 
     def await_line(self, text, seconds=120):
         def there():

@@ -145,6 +145,14 @@ def base_tarball():
 
 
 @pytest.fixture(scope="session")
+def package(tmp_path_factory):
+    """The Debian package of this tree."""
+    where = tmp_path_factory.mktemp("deb")
+    out = engines.checked([TREE / "contrib" / "packaging" / "deb", where])
+    return pathlib.Path(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
 def pip_of():
     """Factory: the Python of a virtual environment with that pip version."""
     return realpip.python_with_pip

@@ -60,8 +60,8 @@ def test_projects_share_what_they_download(buildah, index, mount, tmp_path):
         buildah.env["BUILDAH_ISOLATION"] = "oci"
         assert builds.build(WEB, "new") == set()
         with attaching.beneath(buildah.tmp, tmp_path / "beneath") as below:
-            left = [f for _, _, files in os.walk(below) for f in files]
-            assert left == []
+            wait_for(lambda: not any(f for *_, f in os.walk(below)),
+                     "nothing below the covers", 120)
     assert covers(store, buildah.tmp) == []
 
 

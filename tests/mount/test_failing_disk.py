@@ -3,15 +3,18 @@
 a way that pip swallows, `status` says so, and after the next mount all is as
 at the last checkpoint."""
 
+import concurrent.futures
 import errno
 import os
 import pathlib
+import re
+import signal
 import subprocess
 
 import pytest
 
 import pipshape
-from mounted import wait_for
+from mounted import is_running, wait_for
 
 MIB = 1 << 20
 SIZE = 300_000
@@ -35,6 +38,30 @@ def make_read_only(fs):
     with pytest.raises(OSError) as e:
         (fs / "probe").write_bytes(b"x")
     assert e.value.errno == errno.EROFS
+
+
+def repaired(fs):
+    """Checked and mounted again; nothing may be open there."""
+    image = fs.with_name(fs.name + ".img")
+    subprocess.run(["umount", fs], check=True)
+    # A copy: another mount namespace may still have the one that failed.
+    copy = image.with_suffix(".copy")
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    copy.replace(image)
+    subprocess.run(["e2fsck", "-fy", image], check=False,
+                   capture_output=True)
+    subprocess.run(["mount", "-o", "loop", image, fs], check=True)
+
+
+def die(store):
+    """The daemon is killed; returns the status that its successor gives."""
+    pid = store.status()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not is_running(pid), "the daemon's end")
+    os.stat(store.mnt)  # answered by who comes next
+    status = store.status()
+    assert status["pid"] != pid
+    return status
 
 
 def refused(do):
@@ -91,17 +118,139 @@ def test_a_disk_that_goes_read_only(mount, loopfs, pending):
     store.process.wait(timeout=60)
     store.process = None
 
-    image = fs.with_name(fs.name + ".img")
-    subprocess.run(["umount", fs], check=True)
-    subprocess.run(["e2fsck", "-fy", image], check=False,
-                   capture_output=True)
-    subprocess.run(["mount", "-o", "loop", image, fs], check=True)
+    repaired(fs)
     store.mount()
     assert store.status()["state"] == "ok"
     assert serves(store, range(5)) == [0, 1, 2, 3, 4]
     pipshape.store(store.mnt, 20, SIZE)
     assert serves(store, [20]) == [20]
     store.do("check", store.path, "--data")
+
+
+@pytest.mark.parametrize("known", [False, True],
+                         ids=["nobody has seen it", "it was seen"])
+@pytest.mark.parametrize("pending", [False, True],
+                         ids=["all saved", "some not saved"])
+def test_daemons_die_on_a_read_only_disk(mount, loopfs, known, pending):
+    """The next one serves what the last one did."""
+    fs = loopfs("ext4", 192 * MIB)
+    store = mount("min_free=1M,limit=100M", path=fs / "store")
+    for n in range(5):
+        pipshape.store(store.mnt, n, SIZE)
+    store.settle()
+    store.sync()
+    known_files = 5
+    if pending:
+        pipshape.store(store.mnt, 5, SIZE)
+        known_files = 6
+    os.sync()
+    store.expect("saving the store failed|closing .*: Read-only|reaping"
+                 "|after writing|another one goes on")
+    with pipshape.body_path(store.mnt, 0).open("rb") as held:
+        make_read_only(fs)
+        if known:
+            refused(lambda: pipshape.store(store.mnt, 10, SIZE))
+            wait_for(lambda: store.status()["state"] == "read-only",
+                     "the state")
+        for n in range(3):
+            status = die(store)
+            assert status["state"] == "read-only"
+            assert "Read-only file system" in status["reason"]
+            assert "hits are served" in status["reason"]
+            assert serves(store, range(6)) == list(range(known_files))
+            assert held.seek(0) == 0
+            assert held.read() == pipshape.body(0, SIZE)
+            refused(lambda n=n: pipshape.store(store.mnt, 20 + n, SIZE))
+            refused(lambda: os.unlink(pipshape.body_path(store.mnt, 1)))
+            assert store.run("sync", store.path).returncode == 1
+    assert store.status()["daemon_deaths"] == 3
+    store.run("umount", store.mnt)
+    store.process.wait(timeout=60)
+    store.process = None
+    repaired(fs)
+    store.mount()
+    assert store.status()["state"] == "ok"
+    assert serves(store, range(5)) == [0, 1, 2, 3, 4]
+    pipshape.store(store.mnt, 20, SIZE)
+    assert serves(store, [20]) == [20]
+    store.do("check", store.path, "--data")
+
+
+@pytest.mark.parametrize("kind, size", [("ext4", 192 * MIB),
+                                        ("xfs", 320 * MIB)])
+def test_daemons_die_on_a_full_disk(mount, loopfs, kind, size):
+    """No byte is free: the next one goes on all the same."""
+    fs = loopfs(kind, size)
+    store = mount("min_free=1M,limit=100M", path=fs / "store")
+    for n in range(5):
+        pipshape.store(store.mnt, n, SIZE)
+    store.settle()
+    store.expect("another one goes on")
+    filler = fs / "filler"
+    with filler.open("wb", buffering=0) as f, pytest.raises(OSError) as e:
+        while True:
+            f.write(bytes(4096))
+    assert e.value.errno == errno.ENOSPC
+    for _ in range(3):
+        die(store)
+        assert serves(store, range(5)) == [0, 1, 2, 3, 4]
+    filler.unlink()
+    pipshape.store(store.mnt, 20, SIZE)
+    assert serves(store, [20]) == [20]
+    store.umount()
+    store.do("check", store.path, "--data")
+
+
+def allow_files(keeper, most):
+    """How many the daemons of this keeper may open, from now on: with 16
+    none comes so far as to raise it."""
+    subprocess.run(["prlimit", "--pid", str(keeper), f"--nofile={most}:"],
+                   check=True)
+
+
+UNABLE = re.compile("before it was ready")
+
+
+def test_a_shortage_that_lasts(mount):
+    """No daemon can start for a while: whoever uses the mount waits."""
+    store = mount()
+    store.expect("another one goes on")
+    (store.mnt / "a").write_bytes(b"a" * 5000)
+    status = store.status()
+    allow_files(status["keeper_pid"], 16)
+    os.kill(status["pid"], signal.SIGKILL)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        reading = pool.submit((store.mnt / "a").read_bytes)
+        wait_for(lambda: len(UNABLE.findall(store.log())) >= 12,
+                 "daemons that cannot start")
+        assert not reading.done()
+        allow_files(status["keeper_pid"], 1024)
+        assert reading.result(timeout=60) == b"a" * 5000
+    (store.mnt / "a").write_bytes(b"b")
+    assert store.status()["state"] == "ok"
+
+
+@pytest.mark.skipif("PIPCACHEFS_LONG" not in os.environ,
+                    reason="takes three minutes: PIPCACHEFS_LONG=1")
+def test_a_shortage_that_never_ends(mount):
+    """With errors at last, not in silence."""
+    store = mount()
+    store.expect("another one goes on|giving up"
+                 "|put back to the checkpoint")
+    (store.mnt / "a").write_bytes(b"a" * 5000)
+    store.sync()
+    status = store.status()
+    allow_files(status["keeper_pid"], 16)
+    os.kill(status["pid"], signal.SIGKILL)
+    with pytest.raises(OSError) as e:
+        os.stat(store.mnt / "b")
+    assert e.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    assert store.process.wait(timeout=60) == 1
+    store.process = None
+    assert "no daemon could start for 180 s: giving up" in store.log()
+    store.do("umount", store.mnt)
+    store.mount()
+    assert (store.mnt / "a").read_bytes() == b"a" * 5000
 
 
 @pytest.fixture
@@ -145,6 +294,11 @@ def test_a_disk_whose_writes_fail(mount, small_tmpfs, tmp_path):
         assert store.status()["pid"] == pid and saved
         assert serves(store, range(5)) == [0, 1, 2, 3, 4]
         refused(lambda: pipshape.store(store.mnt, 200, SIZE))
+        for _ in range(2):
+            status = die(store)
+            assert status["state"] == "read-only", status
+            assert serves(store, range(5)) == [0, 1, 2, 3, 4]
+            refused(lambda: pipshape.store(store.mnt, 200, SIZE))
         store.run("umount", store.mnt)
         store.process.wait(timeout=60)
         store.process = None

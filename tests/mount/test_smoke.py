@@ -119,7 +119,7 @@ def test_status_has_all_its_keys(mount):
     store = mount("limit=64M,min_free=1M,grace=30,low=50%")
     status = store.status()
     assert set(status) == set(
-        "version store mountpoint mounted pid keeper_pid since daemon_deaths "
+        "version store mountpoint options mounted pid keeper_pid since daemon_deaths "
         "requests_taken_over requests_replayed requests_given_up "
         "state reason limit_bytes "
         "low_bytes min_free_bytes grace_seconds charged_bytes used_bytes "

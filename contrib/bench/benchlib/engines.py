@@ -22,6 +22,7 @@ DOCKER = "/usr/bin/docker"  # others in PATH may lack the old builder's flags
 DOCKERD = "/usr/sbin/dockerd"
 PIP_CACHE = "/root/.cache/pip"
 BUSY = "disk usage operation is already running"
+RUNC = "/usr/sbin/runc"  # crun gives up where cgroups are of both versions
 START_SECONDS = 120
 STOP_SECONDS = 60
 INCLUDE = "python3,python3-pip,python3-venv,ca-certificates"
@@ -256,15 +257,20 @@ class Buildah:
             self.run("rm", "--all")
         shutil.rmtree(self.where, ignore_errors=True)
 
+    def storage(self):
+        """The options that name it, for podman too."""
+        return ["--storage-driver", self.driver, "--root",
+                str(self.where / "root"),
+                "--runroot", str(self.where / "run")]
+
     def command(self, *args):
         """The command line of buildah with @args for this storage."""
-        return ["buildah", "--storage-driver", self.driver, "--root",
-                str(self.where / "root"), "--runroot",
-                str(self.where / "run"), *map(str, args)]
+        return ["buildah", *self.storage(), *map(str, args)]
 
-    def run(self, *args, timeout=1800):
-        """What `buildah @args` printed; EngineError if it failed."""
-        return checked(self.command(*args), timeout, self.env)
+    def run(self, *args, timeout=1800, **environ):
+        """What `buildah @args` printed, with @environ in its environment;
+        EngineError if it failed."""
+        return checked(self.command(*args), timeout, {**self.env, **environ})
 
     def load_base(self, tarball):
         container = self.run("from", "scratch").strip()
@@ -304,3 +310,13 @@ class Buildah:
     def cache_mounts(self):
         """The directories of pip's cache mounts without an id."""
         return list((self.where / "tmp").glob(f"buildah-cache*{PIP_CACHE}"))
+
+class Podman(Buildah):
+    """podman with the storage of a Buildah, as it runs without systemd."""
+
+    def command(self, *args):
+        """The command line of podman with @args for this storage."""
+        return ["podman", *self.storage(), "--tmpdir",
+                str(self.where / "tmp"), "--runtime", RUNC,
+                "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+                *map(str, args)]
