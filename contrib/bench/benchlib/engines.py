@@ -311,6 +311,7 @@ class Buildah:
         """The directories of pip's cache mounts without an id."""
         return list((self.where / "tmp").glob(f"buildah-cache*{PIP_CACHE}"))
 
+
 class Podman(Buildah):
     """podman with the storage of a Buildah, as it runs without systemd."""
 
