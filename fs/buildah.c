@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -178,7 +179,7 @@ static enum covers_need round_of(struct covers *c)
 
 /* ---- until told to end ---- */
 
-static void attend(struct covers *c)
+static enum covers_need attend(struct covers *c)
 {
 	struct pollfd p = { .fd = c->config->cancel, .events = POLLIN };
 	enum covers_need need;
@@ -187,10 +188,11 @@ static void attend(struct covers *c)
 		need = round_of(c);
 		if (need == COVERS_STOP ||
 		    (c->config->once && need != COVERS_AGAIN))
-			return;
+			return need;
 	} while (poll(&p, 1,
 		      need == COVERS_AGAIN ? AGAIN_MSEC
 					   : c->config->interval_msec) <= 0);
+	return COVERS_STOP;
 }
 
 static int check_ids(const struct covers_config *config, char *why,
@@ -216,23 +218,23 @@ int buildah_attach(const struct covers_config *config, const char *tmp,
 		   char *why, size_t why_size)
 {
 	struct covers c = { .config = config, .begin = PARENT };
+	cleanup_free char *path = NULL;
+	enum covers_need need;
 	int r = check_ids(config, why, why_size);
 
 	if (r < 0)
 		return r;
-	r = covers_move(&c, getpid(), tmp);
+	path = realpath(tmp, NULL);
+	r = path ? covers_move(&c, getpid(), path) : -errno;
 	if (r < 0) {
 		snprintf(why, why_size, "%s: %s", tmp, strerror(-r));
 		return r;
 	}
 	log_write(LOG_NOTICE, "attached to cache mounts in %s", c.place.base);
 	notify_ready();
-	attend(&c);
+	need = attend(&c);
 	notify_stopping();
-	if (!config->once && !covers_end(&c)) {
-		snprintf(why, why_size, "some directories are still covered");
-		r = -EBUSY;
-	}
+	r = covers_finish(&c, need, why, why_size);
 	covers_release(&c);
 	return r;
 }

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -207,7 +208,8 @@ struct job {
 	const char *mountpoint;
 	const char *name;
 	unsigned flags;
-	int tree; /* owned; a copy of our mount, detached; -1: none */
+	int tree;     /* owned; a copy of our mount, detached; -1: none */
+	dev_t device; /* of the file system that it shows */
 	int (*run)(struct job *job, struct report *report);
 };
 
@@ -456,6 +458,9 @@ static int run_put(struct job *job, struct report *report)
 
 	if (fstat(job->tree, &st) < 0)
 		return -errno;
+	/* Unmounted since it was looked at: a directory of the host. */
+	if (st.st_dev != job->device)
+		return -ESTALE;
 	base = open_below(AT_FDCWD, job->place->base, O_PATH, 0);
 	if (base < 0)
 		return base;
@@ -475,17 +480,18 @@ static int run_put(struct job *job, struct report *report)
 	return r;
 }
 
-int cover_put(const struct cover_place *place, const char *mountpoint,
-	      const char *name, unsigned flags, int cancel,
-	      struct adopt_result *res)
+int cover_put(const struct cover_place *place,
+	      const struct cover_source *source, const char *name,
+	      unsigned flags, int cancel, struct adopt_result *res)
 {
 	struct report report = { .result = 0 };
-	cleanup_close int tree = clone_tree(AT_FDCWD, mountpoint, 0);
+	cleanup_close int tree = clone_tree(AT_FDCWD, source->mountpoint, 0);
 	struct job job = {
 		.place = place,
 		.name = name,
 		.flags = flags,
 		.tree = tree,
+		.device = makedev(source->major, source->minor),
 		.run = run_put,
 	};
 	int r;

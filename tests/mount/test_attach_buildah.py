@@ -101,3 +101,33 @@ def test_a_stranger_gets_no_cover(mount, tmp_path):
         attached.await_line("covering")
     assert cached(store) == {}
     assert not (tmp_path / TARGET[1:]).exists()
+
+
+def test_stores_do_not_cover_each_other(mount, tmp_path):
+    first, second = mount(), mount()
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+
+    def args(store, name):
+        return "buildah", store, tmp_path / name, "--tmpdir", tmp
+    with Attach(*args(first, "first")):
+        wait_for(lambda: len(covers(first, tmp)) == NAMES, "the covers")
+        done = second.run("attach", "buildah", second.mnt, "--once",
+                          "--tmpdir", tmp)
+        assert done.returncode == 1
+        assert f"covered with a mount of {first.path}" in done.stderr
+        with Attach(*args(second, "second")) as other:
+            other.await_line("left alone")
+        assert covers(second, tmp) == []
+        assert len(covers(first, tmp)) == NAMES
+    assert covers(first, tmp) == []
+
+
+def test_a_relative_directory(mount, tmp_path):
+    store = mount()
+    (tmp_path / "tmp").mkdir()
+    store.do("attach", "buildah", store.mnt, "--once", "--tmpdir", "tmp",
+             cwd=tmp_path)
+    assert len(covers(store, tmp_path / "tmp")) == NAMES
+    store.do("umount", store.path)
+    assert covers(store, tmp_path) == []
