@@ -240,15 +240,14 @@ static int run_job(struct job *job, struct report *report)
 _Noreturn static void child_main(struct job *job, int out, pid_t parent)
 {
 	struct report report = { .result = 0 };
-	sigset_t none;
 
 	umask(022);
+	/* Who asked to end, with Ctrl-C or by the control group, is answered by
+	 * the parent: what it blocks stays blocked here. */
 	/* What waits for a dead file system shall not outlive who asked. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(1);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
 	report.result = run_job(job, &report);
 	_exit(write(out, &report, sizeof(report)) != (ssize_t)sizeof(report));
 }
