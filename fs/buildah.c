@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/buildah.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,14 +26,18 @@
 
 /* ---- names ---- */
 
-/* A path below a directory, of characters that mount tables do not escape. */
+/* A path below a directory, of characters that mount tables do not escape and
+ * a terminal shows as they are: other users may make such directories. */
 static bool is_fit(const char *id)
 {
 	char path[BUILDAH_NAME_MAX + 2];
 
 	if (*id == '/')
 		id++;
-	if (strpbrk(id, " \t\n\\") ||
+	for (const char *c = id; *c; c++)
+		if (iscntrl((unsigned char)*c))
+			return false;
+	if (strpbrk(id, " \\") ||
 	    snprintf(path, sizeof(path), "/%s", id) >= (int)sizeof(path))
 		return false;
 	return answer_is_plain_path(path);
