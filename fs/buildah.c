@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/buildah.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,14 +26,18 @@
 
 /* ---- names ---- */
 
-/* A path below a directory, of characters that mount tables do not escape. */
+/* A path below a directory, of characters that mount tables do not escape and
+ * a terminal shows as they are: other users may make such directories. */
 static bool is_fit(const char *id)
 {
 	char path[BUILDAH_NAME_MAX + 2];
 
 	if (*id == '/')
 		id++;
-	if (strpbrk(id, " \t\n\\") ||
+	for (const char *c = id; *c; c++)
+		if (iscntrl((unsigned char)*c))
+			return false;
+	if (strpbrk(id, " \\") ||
 	    snprintf(path, sizeof(path), "/%s", id) >= (int)sizeof(path))
 		return false;
 	return answer_is_plain_path(path);
@@ -178,7 +184,7 @@ static enum covers_need round_of(struct covers *c)
 
 /* ---- until told to end ---- */
 
-static void attend(struct covers *c)
+static enum covers_need attend(struct covers *c)
 {
 	struct pollfd p = { .fd = c->config->cancel, .events = POLLIN };
 	enum covers_need need;
@@ -187,10 +193,11 @@ static void attend(struct covers *c)
 		need = round_of(c);
 		if (need == COVERS_STOP ||
 		    (c->config->once && need != COVERS_AGAIN))
-			return;
+			return need;
 	} while (poll(&p, 1,
 		      need == COVERS_AGAIN ? AGAIN_MSEC
 					   : c->config->interval_msec) <= 0);
+	return COVERS_STOP;
 }
 
 static int check_ids(const struct covers_config *config, char *why,
@@ -216,23 +223,23 @@ int buildah_attach(const struct covers_config *config, const char *tmp,
 		   char *why, size_t why_size)
 {
 	struct covers c = { .config = config, .begin = PARENT };
+	cleanup_free char *path = NULL;
+	enum covers_need need;
 	int r = check_ids(config, why, why_size);
 
 	if (r < 0)
 		return r;
-	r = covers_move(&c, getpid(), tmp);
+	path = realpath(tmp, NULL);
+	r = path ? covers_move(&c, getpid(), path) : -errno;
 	if (r < 0) {
 		snprintf(why, why_size, "%s: %s", tmp, strerror(-r));
 		return r;
 	}
 	log_write(LOG_NOTICE, "attached to cache mounts in %s", c.place.base);
 	notify_ready();
-	attend(&c);
+	need = attend(&c);
 	notify_stopping();
-	if (!config->once && !covers_end(&c)) {
-		snprintf(why, why_size, "some directories are still covered");
-		r = -EBUSY;
-	}
+	r = covers_finish(&c, need, why, why_size);
 	covers_release(&c);
 	return r;
 }

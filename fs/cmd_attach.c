@@ -156,7 +156,7 @@ static const struct argp argp = {
 	.doc = "Let RUN --mount=type=cache of image builds use a mount, with Dockerfiles as they are.\v"
 	       "Stays in the foreground and mounts MOUNTPOINT over the directories that the engine gives to "
 	       "builds as their cache, takes over what was in there, and does so again after a prune or a restart "
-	       "of the engine. SIGTERM or SIGINT: unmounts them again, and ends.",
+	       "of the engine. SIGTERM, SIGINT or SIGHUP: unmounts them again, and ends.",
 };
 
 static const char *or_env(const char *given, const char *name,
@@ -169,14 +169,19 @@ static const char *or_env(const char *given, const char *name,
 	return value && *value ? value : otherwise;
 }
 
-/* SIGTERM and SIGINT, as a descriptor. */
+/* SIGTERM, SIGINT, and SIGHUP unless nohup(1) wants it ignored, as a
+ * descriptor. */
 static int catch_signals(void)
 {
+	struct sigaction hangup = { .sa_handler = SIG_DFL };
 	sigset_t set;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	(void)sigaction(SIGHUP, NULL, &hangup);
+	if (hangup.sa_handler != SIG_IGN)
+		sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -226,6 +231,10 @@ int cmd_attach(int argc, char **argv)
 		return CMD_FAILED;
 	}
 	signals = catch_signals();
+	if (signals < 0) {
+		cmd_error("catching signals: %s", strerror(errno));
+		return CMD_FAILED;
+	}
 	return attach(&a, &(struct covers_config){
 				  .mountpoint = target.mountpoint,
 				  .store = target.store,

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -207,7 +208,8 @@ struct job {
 	const char *mountpoint;
 	const char *name;
 	unsigned flags;
-	int tree; /* owned; a copy of our mount, detached; -1: none */
+	int tree;     /* owned; a copy of our mount, detached; -1: none */
+	dev_t device; /* of the file system that it shows */
 	int (*run)(struct job *job, struct report *report);
 };
 
@@ -238,15 +240,14 @@ static int run_job(struct job *job, struct report *report)
 _Noreturn static void child_main(struct job *job, int out, pid_t parent)
 {
 	struct report report = { .result = 0 };
-	sigset_t none;
 
 	umask(022);
+	/* Who asked to end, with Ctrl-C or by the control group, is answered by
+	 * the parent: what it blocks stays blocked here. */
 	/* What waits for a dead file system shall not outlive who asked. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(1);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
 	report.result = run_job(job, &report);
 	_exit(write(out, &report, sizeof(report)) != (ssize_t)sizeof(report));
 }
@@ -456,6 +457,9 @@ static int run_put(struct job *job, struct report *report)
 
 	if (fstat(job->tree, &st) < 0)
 		return -errno;
+	/* Unmounted since it was looked at: a directory of the host. */
+	if (st.st_dev != job->device)
+		return -ESTALE;
 	base = open_below(AT_FDCWD, job->place->base, O_PATH, 0);
 	if (base < 0)
 		return base;
@@ -475,17 +479,18 @@ static int run_put(struct job *job, struct report *report)
 	return r;
 }
 
-int cover_put(const struct cover_place *place, const char *mountpoint,
-	      const char *name, unsigned flags, int cancel,
-	      struct adopt_result *res)
+int cover_put(const struct cover_place *place,
+	      const struct cover_source *source, const char *name,
+	      unsigned flags, int cancel, struct adopt_result *res)
 {
 	struct report report = { .result = 0 };
-	cleanup_close int tree = clone_tree(AT_FDCWD, mountpoint, 0);
+	cleanup_close int tree = clone_tree(AT_FDCWD, source->mountpoint, 0);
 	struct job job = {
 		.place = place,
 		.name = name,
 		.flags = flags,
 		.tree = tree,
+		.device = makedev(source->major, source->minor),
 		.run = run_put,
 	};
 	int r;

@@ -62,6 +62,12 @@ const char *cover_name(const struct cover_place *place,
 int cover_shows(const struct cover_place *place, const char *name,
 		unsigned *ret_major, unsigned *ret_minor);
 
+/* What is put over directories. */
+struct cover_source {
+	const char *mountpoint; /* borrowed; of ours, in this namespace */
+	unsigned major, minor;	/* of the file system that is to be there */
+};
+
 enum cover_flags {
 	COVER_MAKE = 1 << 0,   /* make the directory where it is missing */
 	COVER_MOUNT = 1 << 1,  /* put our mount over it */
@@ -72,18 +78,17 @@ enum cover_flags {
 /*
  * Take over what is in a directory, below any cover; then cover it.
  *
- * @mountpoint:  of ours, in this namespace.
  * @name:        of the directory, below the base.
  * @cancel:      readable: give up; -1: never.
  * @res:         what was taken over, also on failure.
  * Returns:      0, or -ECANCELED, -ENOENT no such directory, -ENOTCONN our mount
- *               is dead, -ENOTEMPTY (and not covered), -EKEYREJECTED a
+ *               is dead, -ESTALE it is not there any more, -ENOTEMPTY (and not covered), -EKEYREJECTED a
  *               directory on the way belongs to somebody else, or another
  *               negative errno.
  */
-int cover_put(const struct cover_place *place, const char *mountpoint,
-	      const char *name, unsigned flags, int cancel,
-	      struct adopt_result *res);
+int cover_put(const struct cover_place *place,
+	      const struct cover_source *source, const char *name,
+	      unsigned flags, int cancel, struct adopt_result *res);
 
 /*
  * Unmount what covers @name. A busy one is waited for a moment, then only taken

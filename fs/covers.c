@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -193,6 +194,22 @@ bool covers_missing(const struct covers *c)
 	return false;
 }
 
+/* What another store shows there; NULL: nothing. */
+static const struct mounts_entry *find_other(const struct covers *c,
+					     const char *name)
+{
+	for (size_t i = 0; i < c->list.n; i++) {
+		const struct mounts_entry *e = &c->list.entry[i];
+		const char *place = cover_name(&c->place, e);
+
+		if (place && strcmp(place, name) == 0 &&
+		    strcmp(e->store, c->config->store) != 0 &&
+		    shows(c, name, e->major, e->minor))
+			return e;
+	}
+	return NULL;
+}
+
 /* ---- directories ---- */
 
 static struct covers_item *find_item(const struct covers *c, const char *name)
@@ -291,14 +308,33 @@ static void say_trouble(const struct covers *c, struct covers_item *item, int r)
 			  c->place.base, item->name, strerror(-r));
 }
 
+static void say_other(const struct covers *c, struct covers_item *item,
+		      const struct mounts_entry *other)
+{
+	if (item->said == -EALREADY)
+		return;
+	item->said = -EALREADY;
+	log_write(
+		LOG_WARNING,
+		"%s/%s is covered with a mount of %s: left alone; end that `pipcachefs attach`, or `pipcachefs umount %s`",
+		c->place.base, item->name, other->store, other->store);
+}
+
 static enum covers_need put(struct covers *c, struct covers_item *item,
 			    unsigned flags, struct adopt_result *res)
 {
-	int r = cover_put(&c->place, c->config->mountpoint, item->name, flags,
+	const struct cover_source source = {
+		.mountpoint = c->config->mountpoint,
+		.major = c->major,
+		.minor = c->minor,
+	};
+	int r = cover_put(&c->place, &source, item->name, flags,
 			  c->config->cancel, res);
 
 	if (r == -ECANCELED)
 		return COVERS_STOP;
+	if (r == -ESTALE) /* the next look tells */
+		return COVERS_LATER;
 	say_adopted(c, item->name, flags & COVER_REMOVE, res);
 	/* Without the directory there is nothing to cover: it was pruned. */
 	if (r == -ENOENT)
@@ -320,6 +356,7 @@ enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,
 	struct covers_item *item = find_item(c, name);
 	struct adopt_result res = { .files = 0 };
 	unsigned flags = make ? COVER_MAKE : 0;
+	const struct mounts_entry *other;
 	enum covers_need need;
 	bool covered;
 
@@ -334,6 +371,11 @@ enum covers_need covers_visit(struct covers *c, const char *name, bool in_use,
 	item->settled = false;
 	if (covered && in_use)
 		return COVERS_LATER;
+	other = find_other(c, name);
+	if (other) {
+		say_other(c, item, other);
+		return COVERS_LATER;
+	}
 	flags |= covered ? COVER_REMOVE : COVER_MOUNT;
 	if (in_use)
 		flags |= COVER_EMPTY;
@@ -368,4 +410,21 @@ bool covers_end(struct covers *c)
 		log_write(LOG_WARNING, "reading the engine's mounts: %s",
 			  strerror(-r));
 	return r == 0 && !left;
+}
+
+int covers_finish(struct covers *c, enum covers_need need, char *why,
+		  size_t why_size)
+{
+	if (!c->config->once) {
+		if (covers_end(c))
+			return 0;
+		snprintf(why, why_size, "some directories are still covered");
+		return -EBUSY;
+	}
+	/* What is covered but has something left below is as good. */
+	if (need == COVERS_LATER && (!c->mounted || covers_missing(c))) {
+		snprintf(why, why_size, "not all is covered: see above");
+		return -EAGAIN;
+	}
+	return 0;
 }

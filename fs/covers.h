@@ -4,7 +4,8 @@
  * them, which are to get it, what builds left below. Says what it does.
  *
  * Whatever else mounts, unmounts or restarts meanwhile, covers_look() and then
- * covers_visit() of each directory make it right again.
+ * covers_visit() of each directory make it right again. What is covered with
+ * the mount of another store is left alone.
  *
  *	covers_look()
  *	covers_visit() ...
@@ -97,5 +98,13 @@ void covers_forget(struct covers *c);
 
 /* Take all covers of the store away. Returns false if one stays. */
 bool covers_end(struct covers *c);
+
+/*
+ * The last visits said @need: end, as the configuration wants it.
+ * Returns: 0; -EBUSY a cover stays; -EAGAIN (once) not all is covered; *@why
+ *          says so.
+ */
+int covers_finish(struct covers *c, enum covers_need need, char *why,
+		  size_t why_size);
 
 #endif

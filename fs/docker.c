@@ -32,8 +32,8 @@ struct docker {
 	int watch; /* owned; of the directory of directories; -1: none */
 	int64_t fresh_until_msec, ask_after_msec;
 	int retry_msec;
-	char said[WHY_MAX]; /* the last trouble with the engine */
-	char complained[ANSWER_ID_MAX + 1]; /* of that cache mount's base */
+	char said[WHY_MAX];	   /* the last trouble with the engine */
+	struct answer_caches last; /* owned; its last answer */
 };
 
 static int64_t now_msec(void)
@@ -74,7 +74,7 @@ static int connect_engine(struct docker *d, char *why, size_t why_size)
 
 static void say_engine(struct docker *d, const char *text)
 {
-	if (strcmp(d->said, text) != 0)
+	if (strcmp(d->said, text) != 0 && !d->config->once)
 		log_write(LOG_WARNING, "%s; trying again", text);
 	snprintf(d->said, sizeof(d->said), "%s", text);
 }
@@ -110,6 +110,14 @@ static void disconnect(struct docker *d)
 
 /* ---- one round ---- */
 
+static bool is_new(const struct docker *d, const char *id)
+{
+	for (size_t i = 0; i < d->last.n; i++)
+		if (strcmp(d->last.cache[i].id, id) == 0)
+			return false;
+	return true;
+}
+
 static enum covers_need visit(struct docker *d, const struct answer_cache *c)
 {
 	char name[NAME_ROOM];
@@ -117,12 +125,11 @@ static enum covers_need visit(struct docker *d, const struct answer_cache *c)
 	/* An overlay of its own is made for each build, which no mount gets
 	 * into; and it belongs to whom pip runs as there, unlike our mount. */
 	if (c->has_base) {
-		if (strcmp(d->complained, c->id) != 0)
+		if (is_new(d, c->id))
 			log_write(
 				LOG_NOTICE,
 				"cache mount %s was made with uid=, gid=, mode= or from=: left alone",
 				c->id);
-		snprintf(d->complained, sizeof(d->complained), "%s", c->id);
 		return COVERS_FINE;
 	}
 	snprintf(name, sizeof(name), "%s%s", c->id, d->info.suffix);
@@ -152,7 +159,8 @@ static enum covers_need visit_all(struct docker *d)
 	}
 	if (need != COVERS_STOP)
 		covers_forget(&d->covers);
-	answer_caches_release(&caches);
+	answer_caches_release(&d->last);
+	d->last = caches;
 	return need;
 }
 
@@ -191,7 +199,7 @@ static enum covers_need round_of(struct docker *d)
 	}
 	if (!d->covers.mounted) {
 		d->news = true;
-		return COVERS_FINE;
+		return COVERS_LATER;
 	}
 	if (!d->news && !covers_missing(&d->covers))
 		return COVERS_FINE;
@@ -233,7 +241,7 @@ static bool wait_for_news(struct docker *d, enum covers_need need)
 	return true;
 }
 
-static void attend(struct docker *d)
+static enum covers_need attend(struct docker *d)
 {
 	enum covers_need need = COVERS_FINE;
 
@@ -245,6 +253,7 @@ static void attend(struct docker *d)
 	} while (need != COVERS_STOP &&
 		 (!d->config->once || need == COVERS_AGAIN) &&
 		 wait_for_news(d, need));
+	return need;
 }
 
 int docker_attach(const struct covers_config *config, const char *host,
@@ -254,9 +263,11 @@ int docker_attach(const struct covers_config *config, const char *host,
 		.config = config,
 		.covers = { .config = config, .begin = "" },
 		.info = ANSWER_ENGINE_INIT,
+		.last = ANSWER_CACHES_INIT,
 		.watch = -1,
 		.retry_msec = RETRY_FIRST_MSEC,
 	};
+	enum covers_need need;
 	int r = engine_new(host, config->cancel, &d.engine);
 
 	if (r == -EINVAL)
@@ -270,15 +281,17 @@ int docker_attach(const struct covers_config *config, const char *host,
 	if (r == 0) {
 		log_write(LOG_NOTICE, "attached to the engine on %s", host);
 		notify_ready();
-		attend(&d);
+		need = attend(&d);
 		notify_stopping();
-		if (!config->once && !covers_end(&d.covers))
-			r = -EBUSY;
+		r = covers_finish(&d.covers, need, why, why_size);
+		if (r == 0 && config->once && *d.said) {
+			snprintf(why, why_size, "%s", d.said);
+			r = -EIO;
+		}
 	}
-	if (r == -EBUSY)
-		snprintf(why, why_size, "some directories are still covered");
 	base_closep(&d.watch);
 	covers_release(&d.covers);
+	answer_caches_release(&d.last);
 	answer_engine_release(&d.info);
 	engine_free(d.engine);
 	return r;

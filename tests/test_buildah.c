@@ -28,9 +28,10 @@ END_TEST
 
 START_TEST(ids_that_lead_elsewhere_are_refused)
 {
-	static const char *const bad[] = { "",	     "/",   "..",   "../x",
-					   "a/../b", "//a", "a//b", "a/",
-					   "a b",    "a\n", "a\\b", "." };
+	static const char *const bad[] = { "",	       "/",   "..",   "../x",
+					   "a/../b",   "//a", "a//b", "a/",
+					   "a b",      "a\n", "a\\b", ".",
+					   "a\x1b[2J", "\x7f" };
 	char names[BUILDAH_NAMES][BUILDAH_NAME_MAX];
 	char *longest = malloc(BUILDAH_NAME_MAX + 1);
 

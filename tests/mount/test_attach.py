@@ -4,6 +4,7 @@
 import contextlib
 import http.server
 import json
+import pathlib
 import socketserver
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import attaching
 from attaching import Attach, Builds, TARGET, cached, covers
 from benchlib import engines
 from index import Index
-from mounted import wait_for
+from mounted import is_mounted, wait_for
 
 WEB = ["requests", "numpy"]
 CLI = ["requests", "click"]
@@ -240,14 +241,17 @@ def test_once_leaves_covers_and_umount_takes_them(docker, index, mount,
 # ---- what can not be attached to --------------------------------------------
 
 class FakeEngine(socketserver.ThreadingUnixStreamServer):
-    """Answers like an engine, from a dictionary of paths."""
+    """Answers like an engine, from a dictionary of paths: with what stands
+    there, or with what it returns."""
 
     daemon_threads = True
 
     def __init__(self, socket, answers):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                body = json.dumps(answers[self.path]).encode()
+                answer = answers[self.path.partition("?")[0]]
+                body = json.dumps(answer() if callable(answer)
+                                  else answer).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -349,3 +353,89 @@ def test_what_is_missing_is_said(mount, tmp_path):
     assert "for docker only" in refused(2, "buildah", store.mnt,
                                         "--docker-host", absent)
     assert "root" in refused(1, "docker", store.mnt, user=65534)
+
+
+# ---- with an engine that does as it is told ---------------------------------
+
+class FakeDockerd(FakeEngine):
+    """What attach takes for a dockerd with the storage driver vfs, in which
+    `caches()` tells the cache mounts."""
+
+    def __init__(self, where, caches):
+        self.dirs = where / "root" / "vfs" / "dir"
+        self.dirs.mkdir(parents=True)
+        self.over = threading.Event()
+        self.comm = pathlib.Path("/proc/self/comm")
+        self.before = self.comm.read_text(encoding="ascii")
+        self.host = f"unix://{where}/sock"
+        super().__init__(where / "sock", {
+            "/version": DOCKER,
+            "/info": {**INFO, "Driver": "vfs",
+                      "DockerRootDir": str(where / "root")},
+            "/events": self.over.wait,
+            "/system/df": lambda: {"BuildCache": caches()}})
+
+    def __enter__(self):
+        self.comm.write_text("dockerd", encoding="ascii")
+        return super().__enter__()
+
+    def __exit__(self, *args):
+        self.over.set()
+        super().__exit__(*args)
+        self.comm.write_text(self.before, encoding="ascii")
+
+
+def cache_mount(ident, **more):
+    return {"ID": ident, "Type": "exec.cachemount", "InUse": False,
+            "Description": f"cached mount {TARGET} from exec /bin/sh", **more}
+
+
+def test_a_mount_that_just_went_is_no_cover(mount, tmp_path):
+    """What is at its place then is a directory of the host."""
+    store = mount()
+
+    def caches():
+        if is_mounted(store.mnt):
+            store.umount()
+        return [cache_mount("a")]
+    with FakeDockerd(tmp_path, caches) as engine:
+        left = engine.dirs / "a" / "http-v2" / "left"
+        left.parent.mkdir(parents=True)
+        left.write_text("left", encoding="ascii")
+        done = store.run("attach", "docker", store.mnt, "--once",
+                         "--docker-host", engine.host)
+        assert not is_mounted(engine.dirs / "a")
+    assert done.returncode == 1
+    assert "not all is covered" in done.stderr
+    assert left.exists()
+    assert list(store.mnt.iterdir()) == []
+
+
+def test_what_is_left_alone_is_told_once(mount, tmp_path):
+    store = mount()
+    asked = []
+
+    def caches():
+        asked.append(None)
+        return [cache_mount("a", Parent="x"), cache_mount("b", Parents=["x"]),
+                cache_mount("c", InUse=len(asked) < 5)]
+    with FakeDockerd(tmp_path, caches) as engine:
+        (engine.dirs / "c").mkdir()
+        # Is asked about again and again, until it can be covered.
+        (engine.dirs / "c" / "in-use").touch()
+        with Attach("docker", store, tmp_path / "log", "--docker-host",
+                    engine.host) as attached:
+            attached.await_line(": covered ")
+            told = [line.split()[3] for line in attached.log().splitlines()
+                    if "left alone" in line]
+    assert told == ["a", "b"]
+
+
+def test_once_fails_with_the_engine(mount, tmp_path):
+    store = mount()
+    with FakeDockerd(tmp_path, lambda: "no list") as engine:
+        done = store.run("attach", "docker", store.mnt, "--once",
+                         "--docker-host", engine.host)
+    assert done.returncode == 1
+    assert "not understood" in done.stderr
+    assert len(done.stderr.splitlines()) == 2  # it was attached to

@@ -3,7 +3,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -101,3 +103,86 @@ def test_a_stranger_gets_no_cover(mount, tmp_path):
         attached.await_line("covering")
     assert cached(store) == {}
     assert not (tmp_path / TARGET[1:]).exists()
+
+
+def test_stores_do_not_cover_each_other(mount, tmp_path):
+    first, second = mount(), mount()
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+
+    def args(store, name):
+        return "buildah", store, tmp_path / name, "--tmpdir", tmp
+    with Attach(*args(first, "first")):
+        wait_for(lambda: len(covers(first, tmp)) == NAMES, "the covers")
+        done = second.run("attach", "buildah", second.mnt, "--once",
+                          "--tmpdir", tmp)
+        assert done.returncode == 1
+        assert f"covered with a mount of {first.path}" in done.stderr
+        with Attach(*args(second, "second")) as other:
+            other.await_line("left alone")
+        assert covers(second, tmp) == []
+        assert len(covers(first, tmp)) == NAMES
+    assert covers(first, tmp) == []
+
+
+def test_a_relative_directory(mount, tmp_path):
+    store = mount()
+    (tmp_path / "tmp").mkdir()
+    store.do("attach", "buildah", store.mnt, "--once", "--tmpdir", "tmp",
+             cwd=tmp_path)
+    assert len(covers(store, tmp_path / "tmp")) == NAMES
+    store.do("umount", store.path)
+    assert covers(store, tmp_path) == []
+
+
+@pytest.mark.parametrize("handler, ends", [
+    (signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_the_end_of_its_terminal(mount, tmp_path, handler, ends):
+    """Ends it, unless it was started with nohup."""
+    store = mount()
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        attached = Attach("buildah", store, tmp_path / "log", "--tmpdir", tmp)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with attached:
+        wait_for(lambda: len(covers(store, tmp)) == NAMES, "the covers")
+        attached.process.send_signal(signal.SIGHUP)
+        if ends:
+            assert attached.process.wait(timeout=60) == 0
+    assert covers(store, tmp) == []
+
+
+def test_signals_to_all_of_it(mount, tmp_path):
+    """Ctrl-C and systemd reach its children too, which are in the middle of
+    something: to end is the parent's affair."""
+    store = mount("watchdog=0")
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    daemon = store.status()["pid"]
+
+    def child():
+        done = subprocess.run(["pgrep", "-P", str(attached.process.pid)],
+                              check=False, stdout=subprocess.PIPE, text=True)
+        return done.stdout.split()
+
+    def waiting():
+        before = child()
+        time.sleep(0.5)
+        return before if before == child() else None
+    with Attach("buildah", store, tmp_path / "log", "--tmpdir",
+                tmp) as attached:
+        wait_for(lambda: len(covers(store, tmp)) == NAMES, "the covers")
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            asking, = wait_for(waiting, "a child that asks the mount")
+            os.kill(int(asking), signal.SIGINT)
+            assert waiting() == [asking]
+            attached.process.send_signal(signal.SIGINT)
+            attached.process.wait(timeout=60)
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+    assert attached.process.returncode == 0
+    assert covers(store, tmp) == []

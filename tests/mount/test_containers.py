@@ -135,6 +135,7 @@ def test_daemonset(docker, container, package, parent, tmp_path):
     docker.run("stop", "--time", "90", daemon)
     assert not mounted.is_mounted(parent / "pip")
     assert in_build("ls /root/.cache/pip") == ""
+    assert in_build("stat -c %U /root/.cache/pip").strip() == "nobody"
 
 
 def test_podman_takes_the_cdi_spec(mount, parent, base_tarball, tmp_path):
