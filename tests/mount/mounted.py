@@ -47,10 +47,12 @@ def is_mounted(path):
 
 
 def is_running(pid):
-    """Does this process run? One that ended and waits for its parent, not."""
+    """Does this process run? One that ended and waits for its parent, not;
+    but as long as it has other threads it has its files too."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
-            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+            ended = f.read().rpartition(")")[2].split()[0] in "ZX"
+        return not ended or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
