@@ -18,9 +18,9 @@
  * What a writer knows of times goes with its process. Who goes on after a kill
  * takes the time of the last change from the pack's file, or from the index if
  * the pack has PACK_MTIME_NONE. So the file of a live pack is only changed
- * where its bytes are (and then the node is mtime_dirty), or where NONE follows
- * within the request: one in work at a kill is done again. Closing is none of
- * these, and cuts the tail of none but a dirty node.
+ * where the bytes are too (and then the node is mtime_dirty), or where NONE
+ * follows within the same request, which is done again if it was killed. Closing
+ * cuts a tail, and cannot be told from a change: only a dirty node has one.
  *
  * The caller of each holds the node's lock for writing; it comes before the
  * index's write lock. Errors as in store.h.
