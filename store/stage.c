@@ -95,7 +95,6 @@ static int stage_in_place(struct files *fs, struct node *nd, uint64_t keep)
 	r = table_inode_put(e.txn, &in);
 	if (r < 0)
 		return r;
-	pack_set_mtime(nd->pack, PACK_MTIME_NONE);
 	r = edit_commit(&e);
 	if (r < 0)
 		return r;
@@ -166,7 +165,6 @@ static int stage_copy_bytes(struct files *fs, struct node *nd, struct pack *pk,
 	if (r < 0)
 		return r;
 	r = stage_copy_from(fs, nd, pk, keep);
-	pack_set_mtime(pk, PACK_MTIME_NONE);
 	stage_settle(fs, &copy, bytes);
 	*ret_disk = copy.disk;
 	return r;
@@ -272,15 +270,34 @@ static void stage_note_change(struct node *nd)
 	nd->mtime_dirty = true;
 }
 
+/* What was allocated ahead. */
+static int stage_trim(struct node *nd)
+{
+	int r = pack_truncate(nd->pack, nd->size);
+
+	if (r >= 0)
+		nd->alloc_end = nd->size;
+	return r;
+}
+
+void stage_undo(struct node *nd)
+{
+	(void)stage_trim(nd);
+	if (!nd->mtime_dirty)
+		pack_set_mtime(nd->pack, PACK_MTIME_NONE);
+}
+
 /* Of a live file. */
 static int stage_resize(struct files *fs, struct node *nd, uint64_t size)
 {
 	int r = room_reserve(fs->t->room, QUOTA_SYSTEM, STAGE_SLACK_BYTES);
+	bool charged = r >= 0;
 
+	if (charged)
+		r = pack_truncate(nd->pack, size);
 	if (r < 0)
-		return r;
-	r = pack_truncate(nd->pack, size);
-	stage_settle(fs, nd, STAGE_SLACK_BYTES);
+		stage_undo(nd);
+	stage_settle(fs, nd, charged ? STAGE_SLACK_BYTES : 0);
 	if (r < 0)
 		return r;
 	nd->size = size;
@@ -304,23 +321,6 @@ int stage_truncate(struct files *fs, struct node *nd, uint64_t size)
 	/* It was copied up to there: past the commit nothing may fail. */
 	stage_note_change(nd);
 	return 0;
-}
-
-/* What was allocated ahead. */
-static int stage_trim(struct node *nd)
-{
-	int r = pack_truncate(nd->pack, nd->size);
-
-	if (r >= 0)
-		nd->alloc_end = nd->size;
-	return r;
-}
-
-void stage_undo(struct node *nd)
-{
-	(void)stage_trim(nd);
-	if (!nd->mtime_dirty)
-		pack_set_mtime(nd->pack, PACK_MTIME_NONE);
 }
 
 void stage_forget_mtime(struct files *fs, struct node *nd)

@@ -33,7 +33,7 @@ static struct life {
 	long calls;    /* until it is killed */
 } * life;	       /* shared */
 static pthread_t worker;
-static bool disk_full;
+static int refused = -1; /* enum iotap_op, of large writes */
 
 /* -- Kills ----------------------------------------------------------------- */
 
@@ -44,10 +44,9 @@ static int die_or_fail(const struct iotap_call *call, enum iotap_phase phase)
 		return 0;
 	if (--life->calls == 0)
 		(void)raise(SIGKILL);
-	return phase == IOTAP_BEFORE && call->op == IOTAP_WRITE && disk_full &&
-			       call->len >= BYTES
-		       ? ENOSPC
-		       : 0;
+	if (phase != IOTAP_BEFORE || (int)call->op != refused)
+		return 0;
+	return call->op != IOTAP_WRITE || call->len >= BYTES ? ENOSPC : 0;
 }
 
 static struct store *open_store(bool resume, struct store_resume *files,
@@ -103,10 +102,21 @@ static void write_in_vain(struct store *st, struct store_file **f)
 	static const char buf[BYTES] = "y";
 
 	(void)st;
-	disk_full = true;
+	refused = IOTAP_WRITE;
 	ck_assert_int_eq(store_file_write(*f, BYTES, buf, BYTES, false),
 			 -ENOSPC);
-	disk_full = false;
+	refused = -1;
+}
+
+static void cut_in_vain(struct store *st, struct store_file **f)
+{
+	struct stat attr = { .st_size = BYTES / 2 };
+
+	(void)f;
+	refused = IOTAP_TRUNCATE;
+	ck_assert_int_eq(store_setattr(st, INO, &attr, STORE_SET_SIZE, &attr),
+			 -ENOSPC);
+	refused = -1;
 }
 
 static void set_time(struct store *st, struct store_file **f)
@@ -222,7 +232,8 @@ static void go_on(const struct script *s, long calls)
 	iotap_hook = die_or_fail;
 	life->calls = 0;
 	/* What fails only when it is done again may have changed bytes. */
-	any_time = s->steps[life->step] == write_in_vain;
+	any_time = s->steps[life->step] == write_in_vain ||
+		   s->steps[life->step] == cut_in_vain;
 	if (life->step > s->from && !any_time)
 		expect_time(st, s, calls);
 	for (unsigned i = life->step; i < STEPS_MAX && s->steps[i]; i++) {
@@ -307,6 +318,17 @@ START_TEST(set_when_closed_then_written_in_vain)
 }
 END_TEST
 
+START_TEST(set_when_closed_then_cut_in_vain)
+{
+	const struct script s = { { make_it, write_it, close_it, set_time,
+				    open_it, cut_in_vain, set_mode, close_it },
+				  3,
+				  true };
+
+	try_all(&s);
+}
+END_TEST
+
 /* And here it is a copy. */
 START_TEST(set_when_saved_then_written_in_vain)
 {
@@ -343,6 +365,7 @@ int main(void)
 	tcase_add_test(tc, written_after_it_was_set);
 	tcase_add_test(tc, set_and_written_in_vain);
 	tcase_add_test(tc, set_when_closed_then_written_in_vain);
+	tcase_add_test(tc, set_when_closed_then_cut_in_vain);
 	tcase_add_test(tc, set_when_saved_then_written_in_vain);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
