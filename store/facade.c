@@ -169,10 +169,8 @@ int store_setattr(struct store *st, uint64_t ino, const struct stat *attr,
 		if (r < 0)
 			return r;
 	}
-	if (set & TREE_SET_MTIME)
-		file_forget_mtime(&st->files, ino);
 	if (set || !(mask & STORE_SET_SIZE))
-		r = tree_setattr(&st->tree, ino, &from, set, &in);
+		r = file_setattr(&st->files, ino, &from, set, &in);
 	else
 		r = tree_get(&st->tree, ino, &in);
 	return store_answer(st, r, &in, ret);

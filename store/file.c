@@ -322,18 +322,37 @@ int file_overlay(struct files *fs, struct inode *in)
 	return 0;
 }
 
-void file_forget_mtime(struct files *fs, uint64_t ino)
+/* The node's lock is held. */
+static int file_set_mtime(struct files *fs, struct node *nd,
+			  const struct inode *from, int mask, struct inode *ret)
 {
-	struct node *nd = node_find(fs->t->nodes, ino);
+	int r;
 
-	if (!nd)
-		return;
-	pthread_rwlock_wrlock(&nd->lock);
-	nd->mtime_dirty = false;
 	if (nd->live)
-		pack_forget_mtime(nd->pack);
+		stage_forget_mtime(fs, nd);
+	r = tree_setattr(fs->t, nd->ino, from, mask, ret);
+	if (r >= 0)
+		nd->mtime_dirty = false;
+	else if (nd->mtime_dirty)
+		pack_set_mtime(nd->pack, nd->mtime_ns);
+	return r;
+}
+
+int file_setattr(struct files *fs, uint64_t ino, const struct inode *from,
+		 int mask, struct inode *ret)
+{
+	struct node *nd = NULL;
+	int r;
+
+	if (mask & TREE_SET_MTIME)
+		nd = node_find(fs->t->nodes, ino);
+	if (!nd)
+		return tree_setattr(fs->t, ino, from, mask, ret);
+	pthread_rwlock_wrlock(&nd->lock);
+	r = file_set_mtime(fs, nd, from, mask, ret);
 	pthread_rwlock_unlock(&nd->lock);
 	edit_put_node(fs->t, nd);
+	return r;
 }
 
 int file_truncate(struct files *fs, uint64_t ino, uint64_t size)

@@ -55,8 +55,10 @@ int file_overlay(struct files *fs, struct inode *in);
 /* truncate(2) of a file that may be closed. */
 int file_truncate(struct files *fs, uint64_t ino, uint64_t size);
 
-/* A time was set by hand: what the node remembers is older. */
-void file_forget_mtime(struct files *fs, uint64_t ino);
+/* tree_setattr(), of a file that may be open: a time of last change is newer
+ * than what its node remembers. */
+int file_setattr(struct files *fs, uint64_t ino, const struct inode *from,
+		 int mask, struct inode *ret);
 
 /* Remember that the bytes of @ino are right, or ask. Of so many files at most;
  * with one more all are forgotten, and verified at their next open again. */

@@ -126,13 +126,6 @@ static int fileio_put(struct node *nd, uint64_t off, const void *buf,
 	return r < 0 ? r : pack_write(nd->pack, buf, len, off);
 }
 
-/* An act failed: what it wrote or allocated must not show up later. */
-static void fileio_undo(struct node *nd)
-{
-	(void)pack_truncate(nd->pack, nd->size);
-	nd->alloc_end = nd->size;
-}
-
 /* The node's lock is held, @reserved bytes are charged. */
 static int fileio_write_locked(struct store_file *f, uint64_t off,
 			       const void *buf, uint64_t len, uint64_t ahead)
@@ -144,7 +137,7 @@ static int fileio_write_locked(struct store_file *f, uint64_t off,
 		return r;
 	r = fileio_put(nd, off, buf, len, ahead);
 	if (r < 0) {
-		fileio_undo(nd);
+		stage_undo(nd);
 		return r;
 	}
 	if (off + len > nd->size)
@@ -231,8 +224,11 @@ int fileio_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len)
 		return r;
 	pthread_rwlock_wrlock(&nd->lock);
 	r = stage_begin(f->fs, nd);
-	if (r >= 0)
+	if (r >= 0) {
 		r = pack_fallocate(nd->pack, mode, off, len);
+		if (r < 0)
+			stage_undo(nd);
+	}
 	if (r >= 0) {
 		if (!(mode & FALLOC_FL_KEEP_SIZE) && off + len > nd->size)
 			nd->size = off + len;
@@ -314,7 +310,7 @@ static ssize_t fileio_copy_locked(struct store_file *to, uint64_t to_off,
 		n = pack_copy_range(rd->pack, rd->pos, nd->pack, to_off,
 				    rd->len);
 	if (n <= 0) {
-		fileio_undo(nd);
+		stage_undo(nd);
 		return n;
 	}
 	if (to_off + (uint64_t)n > nd->size)

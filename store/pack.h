@@ -115,11 +115,11 @@ int pack_clone(struct pack *from, struct pack *to, uint64_t len);
 /* copy_file_range(2) between packs; bytes copied, may be short. */
 ssize_t pack_copy_range(struct pack *from, uint64_t from_off, struct pack *to,
 			uint64_t to_off, uint64_t len);
-/* When its bytes were changed last, in ns since 1970, by the file system; NONE
- * if they were not since pack_forget_mtime(), which nobody needs to succeed. */
+/* When its file was changed last, in ns since 1970: the file system below sets
+ * that at each change, and pack_set_mtime(), which nobody needs to succeed. */
 #define PACK_MTIME_NONE 0
 int pack_mtime(struct pack *pk, int64_t *ret_ns);
-void pack_forget_mtime(struct pack *pk);
+void pack_set_mtime(struct pack *pk, int64_t ns);
 int pack_stat(struct pack *pk, uint64_t *ret_size, uint64_t *ret_disk_bytes);
 
 /* The same of a pack's file, without a use. */

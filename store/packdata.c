@@ -123,10 +123,11 @@ int pack_mtime(struct pack *pk, int64_t *ret_ns)
 	return 0;
 }
 
-void pack_forget_mtime(struct pack *pk)
+void pack_set_mtime(struct pack *pk, int64_t ns)
 {
 	const struct timespec times[] = { { .tv_nsec = UTIME_OMIT },
-					  { .tv_sec = PACK_MTIME_NONE } };
+					  { .tv_sec = ns / NSEC_PER_SEC,
+					    .tv_nsec = ns % NSEC_PER_SEC } };
 	int fd = pack_fd_get(pk);
 
 	if (fd < 0)

@@ -270,15 +270,34 @@ static void stage_note_change(struct node *nd)
 	nd->mtime_dirty = true;
 }
 
+/* What was allocated ahead. */
+static int stage_trim(struct node *nd)
+{
+	int r = pack_truncate(nd->pack, nd->size);
+
+	if (r >= 0)
+		nd->alloc_end = nd->size;
+	return r;
+}
+
+void stage_undo(struct node *nd)
+{
+	(void)stage_trim(nd);
+	if (!nd->mtime_dirty)
+		pack_set_mtime(nd->pack, PACK_MTIME_NONE);
+}
+
 /* Of a live file. */
 static int stage_resize(struct files *fs, struct node *nd, uint64_t size)
 {
 	int r = room_reserve(fs->t->room, QUOTA_SYSTEM, STAGE_SLACK_BYTES);
+	bool charged = r >= 0;
 
+	if (charged)
+		r = pack_truncate(nd->pack, size);
 	if (r < 0)
-		return r;
-	r = pack_truncate(nd->pack, size);
-	stage_settle(fs, nd, STAGE_SLACK_BYTES);
+		stage_undo(nd);
+	stage_settle(fs, nd, charged ? STAGE_SLACK_BYTES : 0);
 	if (r < 0)
 		return r;
 	nd->size = size;
@@ -304,6 +323,14 @@ int stage_truncate(struct files *fs, struct node *nd, uint64_t size)
 	return 0;
 }
 
+void stage_forget_mtime(struct files *fs, struct node *nd)
+{
+	if (nd->mtime_dirty)
+		(void)stage_trim(nd);
+	pack_set_mtime(nd->pack, PACK_MTIME_NONE);
+	stage_settle(fs, nd, 0);
+}
+
 int stage_resume(struct node *nd, const struct inode *in)
 {
 	int64_t changed_ns;
@@ -315,7 +342,7 @@ int stage_resume(struct node *nd, const struct inode *in)
 		return r;
 	nd->alloc_end = nd->size;
 	nd->live = nd->writers > 0;
-	if (changed_ns == PACK_MTIME_NONE) /* it was set since */
+	if (changed_ns == PACK_MTIME_NONE)
 		return 0;
 	nd->mtime_ns = changed_ns;
 	nd->mtime_dirty = nd->live;
@@ -411,10 +438,8 @@ static void stage_leave_pack(struct node *nd)
 void stage_end(struct files *fs, struct node *nd)
 {
 	bool keeps_pack = false;
-	int r = pack_truncate(nd->pack, nd->size);
+	int r = nd->mtime_dirty ? stage_trim(nd) : 0;
 
-	if (!nd->mtime_dirty) /* to give the tail back is no write */
-		pack_forget_mtime(nd->pack);
 	stage_settle(fs, nd, 0);
 	if (r >= 0)
 		r = stage_commit_end(fs, nd, &keeps_pack);

@@ -15,6 +15,13 @@
  *			files move into the index, others wait for their
  *			checksum (@closed is told)
  *
+ * What a writer knows of times goes with its process. Who goes on after a kill
+ * takes the time of the last change from the pack's file, or from the index if
+ * the pack has PACK_MTIME_NONE. So the file of a live pack is only changed
+ * where the bytes are too (and then the node is mtime_dirty), or where NONE
+ * follows within the same request, which is done again if it was killed. Closing
+ * cuts a tail, and cannot be told from a change: only a dirty node has one.
+ *
  * The caller of each holds the node's lock for writing; it comes before the
  * index's write lock. Errors as in store.h.
  */
@@ -61,6 +68,13 @@ int stage_truncate(struct files *fs, struct node *nd, uint64_t size);
 
 /* End an act for which @reserved bytes were charged; live or not. */
 void stage_settle(struct files *fs, struct node *nd, uint64_t reserved);
+
+/* An act on a live file failed: what it wrote or allocated must not show up
+ * later, nor its time. */
+void stage_undo(struct node *nd);
+
+/* The index is about to be told a time of last change, of a live file. */
+void stage_forget_mtime(struct files *fs, struct node *nd);
 
 /*
  * The file was live in a process that was killed: its pack knows its size, and

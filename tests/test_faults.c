@@ -10,7 +10,9 @@
  *  - the store passes its check, opens again, and the workload works on it.
  *
  * PIPCACHEFS_LONG=1 tries every n; else some of each kind, in each part of the
- * workload. FAULTS_ONLY=i tries only line i of the table below.
+ * workload. FAULTS_ONLY=i tries only line i of the table below, and
+ * FAULTS_ONLY=i:k/m the k-th, counted from 0, of m parts of that: most of the
+ * time is spent waiting.
  */
 #include "store/store.h"
 
@@ -510,6 +512,8 @@ static void count_calls(void)
 	scratch_remove(&dir);
 }
 
+static long part, parts = 1; /* of the tries, from FAULTS_ONLY */
+
 /* Where there are few or all may be tried, all are; else some of each part. */
 static long step_of(const struct injected *in, long n)
 {
@@ -531,7 +535,7 @@ START_TEST(any_call_may_fail)
 	for (int phase = 0; phase < PHASES; phase++) {
 		long n = calls[phase][in->kind], step = step_of(in, n);
 
-		for (long at = 0; at < n; at += step, tries++)
+		for (long at = part * step; at < n; at += parts * step, tries++)
 			hits += live((enum phase)phase, at) > 0;
 	}
 	printf("%s of kind %d%s: %ld of %ld tries hit\n",
@@ -560,14 +564,15 @@ int main(void)
 	TCase *tc = tcase_create("nth call");
 	SRunner *sr = srunner_create(s);
 	const char *only = getenv("FAULTS_ONLY");
-	int failed, first;
+	int first = 0, last = INJECTED - 1;
+	int failed;
 
 	tcase_add_unchecked_fixture(tc, count_calls, NULL);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, getenv("PIPCACHEFS_LONG") ? 3600 : 110);
-	first = only ? (int)strtol(only, NULL, 10) : 0;
-	tcase_add_loop_test(tc, any_call_may_fail, first,
-			    only ? first + 1 : INJECTED);
+	if (only && sscanf(only, "%d:%ld/%ld", &first, &part, &parts) > 0)
+		last = first;
+	tcase_add_loop_test(tc, any_call_may_fail, first, last + 1);
 	suite_add_tcase(s, tc);
 	srunner_run_all(sr, CK_ENV);
 	failed = srunner_ntests_failed(sr);

@@ -117,11 +117,28 @@ START_TEST(a_time_set_by_hand_outlives_the_close)
 	struct inode in;
 
 	ck_assert_int_eq(fx_write(f, LARGE, 1), 0);
-	ck_assert_int_eq(tree_setattr(T, ino, &from, TREE_SET_MTIME, &in), 0);
-	file_forget_mtime(&fx.files, ino);
+	ck_assert_int_eq(
+		file_setattr(&fx.files, ino, &from, TREE_SET_MTIME, &in), 0);
 	file_close(f);
 	ck_assert_int_eq(fx_inode(ino).mtime_ns, 12345);
-	file_forget_mtime(&fx.files, ino);
+}
+END_TEST
+
+START_TEST(what_was_allocated_ahead_goes_when_the_time_is_set)
+{
+	uint64_t ino = fx_file(ROOT, "f");
+	struct store_file *f = fx_open_file(ino, FILE_WRITE);
+	const struct inode from = { .mtime_ns = 12345 };
+	struct inode in;
+
+	ck_assert_int_eq(fx_write(f, LARGE, 1), 0);
+	ck_assert_int_eq(fileio_write(f, LARGE, "x", 1, false), 0);
+	ck_assert_uint_gt(f->nd->disk, LARGE + STAGE_SLACK_BYTES);
+	ck_assert_int_eq(
+		file_setattr(&fx.files, ino, &from, TREE_SET_MTIME, &in), 0);
+	ck_assert_uint_lt(f->nd->disk, LARGE + STAGE_SLACK_BYTES);
+	file_close(f);
+	ck_assert_uint_lt(fx_inode(ino).alloc, LARGE + STAGE_SLACK_BYTES);
 }
 END_TEST
 
@@ -337,6 +354,7 @@ int main(void)
 	tcase_add_test(tc, truncate_shrinks_grows_and_has_a_limit);
 	tcase_add_test(tc, attributes_of_a_live_file_are_those_of_its_writer);
 	tcase_add_test(tc, a_time_set_by_hand_outlives_the_close);
+	tcase_add_test(tc, what_was_allocated_ahead_goes_when_the_time_is_set);
 	add_damage(fx_case(suite, "damage"));
 
 	tc = fx_case(suite, "orphans");
