@@ -291,6 +291,8 @@ static int keeper_main(struct keeper_config *keep, int pipe_fd)
 	if (pipe_fd > 3)
 		close_range(3, (unsigned)pipe_fd - 1, 0);
 	close_range((unsigned)pipe_fd + 1, ~0U, 0);
+	/* A manager that started who started us is not ours: it keeps nothing. */
+	unsetenv("NOTIFY_SOCKET");
 	log_to_syslog(true);
 	keep->ready = on_ready;
 	keep->arg = &pipe_fd;

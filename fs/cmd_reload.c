@@ -8,6 +8,7 @@
 
 #include "fs/cmd.h"
 #include "fs/configfile.h"
+#include "fs/mounts.h"
 #include "fs/successor.h"
 #include "store/base.h"
 
@@ -44,6 +45,7 @@ static const struct argp argp = {
 /* Is what the file names mounted so? */
 static int find_mount(const struct configfile *f, struct cmd_target *ret)
 {
+	cleanup_free char *store = NULL;
 	int r = cmd_find(f->mountpoint, ret);
 
 	if (r != CMD_OK)
@@ -53,7 +55,13 @@ static int find_mount(const struct configfile *f, struct cmd_target *ret)
 			  f->mountpoint);
 		return CMD_FAILED;
 	}
-	if (strcmp(ret->store, f->store) != 0) {
+	/* Mounts are of stores whose path is free of symbolic links. */
+	r = mounts_resolve(f->store, &store);
+	if (r < 0) {
+		cmd_error("store %s: %s", f->store, strerror(-r));
+		return CMD_FAILED;
+	}
+	if (strcmp(ret->store, store) != 0) {
 		cmd_error(
 			"store=%s cannot change as long as %s is mounted on %s: unmount and mount again (systemctl restart)",
 			f->store, ret->store, ret->mountpoint);

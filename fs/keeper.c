@@ -399,6 +399,11 @@ static enum next judge(struct keeper *k, int status)
 {
 	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 
+	/* However it ended: it may be any program. */
+	if (k->is_new && !k->ready) {
+		give_up_new(k, code);
+		return NEXT_DAEMON;
+	}
 	if (code == DAEMON_ENDED)
 		return NEXT_END;
 	/* Where there is a mount, somebody may wait for its answer already. */
@@ -408,10 +413,6 @@ static enum next judge(struct keeper *k, int status)
 		return NEXT_FAILED;
 	if (code == DAEMON_HANDOVER)
 		return NEXT_DAEMON;
-	if (k->is_new && !k->ready) {
-		give_up_new(k, code);
-		return NEXT_DAEMON;
-	}
 	if (code == DAEMON_LOST) {
 		log_write(
 			LOG_CRIT,

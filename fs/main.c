@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fs/cmd.h"
 #include "store/base.h"
@@ -106,9 +109,24 @@ static int dispatch(int argc, char **argv)
 	return CMD_USAGE;
 }
 
+/* A file that we open must not become one of the first three descriptors, which
+ * a daemon turns into /dev/null. */
+static int open_standard(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+			return -errno;
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	int code = dispatch(argc, argv);
+	int code = CMD_FAILED, r = open_standard();
+
+	if (r < 0)
+		cmd_error("opening /dev/null: %s", strerror(-r));
+	else
+		code = dispatch(argc, argv);
 
 	/* What was printed must have arrived. */
 	if (fflush(stdout) != 0 && code == CMD_OK) {

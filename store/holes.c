@@ -26,10 +26,10 @@ struct hole_list {
 struct holes {
 	struct holes_config cfg;
 	pthread_mutex_t space;
-	/* Bytes that packs grew by as they were punched (a hole can cost a
-	 * block of the map of a file), to be taken off what comes back.
-	 * Whoever releases. */
-	uint64_t owed;
+	/* Bytes that came back and are not credited yet. Negative where packs
+	 * grew as they were punched: a hole can cost a block of the map of a
+	 * file. Whoever releases. */
+	int64_t came_back;
 
 	pthread_mutex_t lock; /* guards the rest */
 	struct hole_list added;
@@ -235,44 +235,38 @@ static int64_t punch(struct holes *h, int fd, struct hole hole)
 			 packio_disk_bytes(&after));
 }
 
-static void settle(struct holes *h, int64_t came_back)
+static void settle(struct holes *h)
 {
-	uint64_t bytes;
-
-	if (came_back < 0) {
-		h->owed += (uint64_t)-came_back;
+	if (h->came_back <= 0)
 		return;
-	}
-	bytes = (uint64_t)came_back;
-	if (bytes <= h->owed) {
-		h->owed -= bytes;
-		return;
-	}
-	bytes -= h->owed;
-	h->owed = 0;
 	if (h->cfg.credit)
-		h->cfg.credit(h->cfg.credit_arg, bytes);
+		h->cfg.credit(h->cfg.credit_arg, (uint64_t)h->came_back);
+	h->came_back = 0;
+}
+
+/* For the next batch. */
+static void keep(struct holes *h, const struct hole *hole, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		holes_add(h, hole[i].pack, hole[i].off,
+			  hole[i].end - hole[i].off);
 }
 
 /* Punch the ranges of one pack, or keep them while it is in use. A doomed one
- * gives all back when it goes. Adds what came back to *@sum. */
-static void punch_pack(struct holes *h, const struct hole *hole, size_t n,
-		       int64_t *sum)
+ * gives all back when it goes. */
+static void punch_pack(struct holes *h, const struct hole *hole, size_t n)
 {
 	cleanup_close int fd = -1;
-	size_t i;
 
 	if (h->cfg.packs && packs_doomed(h->cfg.packs, hole->pack))
 		return;
 	if (h->cfg.packs && packs_busy(h->cfg.packs, hole->pack)) {
-		for (i = 0; i < n; i++)
-			holes_add(h, hole[i].pack, hole[i].off,
-				  hole[i].end - hole[i].off);
+		keep(h, hole, n);
 		return;
 	}
 	fd = packio_open(h->cfg.io, h->cfg.dir_fd, hole->pack);
-	for (i = 0; i < n && fd >= 0; i++)
-		*sum += punch(h, fd, hole[i]);
+	for (size_t i = 0; i < n && fd >= 0; i++)
+		h->came_back += punch(h, fd, hole[i]);
 }
 
 /* One that is gone needs it no more. */
@@ -280,19 +274,19 @@ static int sync_pack(struct holes *h, uint64_t pack)
 {
 	cleanup_close int fd = packio_open(h->cfg.io, h->cfg.dir_fd, pack);
 
-	if (fd == -ENOENT)
-		return 0;
-	return fd < 0 || h->cfg.io->fdatasync(fd) < 0 ? base_sync_error() : 0;
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	return h->cfg.io->fdatasync(fd) < 0 ? base_sync_error() : 0;
 }
 
 /*
  * A power cut must not bring the bytes back when others have taken their room:
  * no byte is credited before the holes are on the disk. All are punched first,
- * so that where one sync saves them all, the others find nothing to do.
+ * so that where one sync saves them all, the others find nothing to do. Where
+ * there is no descriptor for that, all are saved, and credited, the next time.
  */
 static int punch_all(struct holes *h, struct hole_list *list)
 {
-	int64_t came_back = 0;
 	size_t first = 0;
 	int r = 0;
 
@@ -300,15 +294,21 @@ static int punch_all(struct holes *h, struct hole_list *list)
 	for (size_t i = 1; i <= list->n; i++) {
 		if (i < list->n && list->at[i].pack == list->at[first].pack)
 			continue;
-		punch_pack(h, &list->at[first], i - first, &came_back);
+		punch_pack(h, &list->at[first], i - first);
 		first = i;
 	}
 	for (size_t i = 0; i < list->n && r == 0; i++) {
 		if (i == 0 || list->at[i].pack != list->at[i - 1].pack)
 			r = sync_pack(h, list->at[i].pack);
 	}
+	if (base_is_shortage(r)) {
+		keep(h, list->at, list->n);
+		return 0;
+	}
 	if (r == 0)
-		settle(h, came_back);
+		settle(h);
+	else /* the store is frozen: no room is given away any more */
+		h->came_back = 0;
 	return r;
 }
 

@@ -352,6 +352,25 @@ START_TEST(any_call_may_fail)
 }
 END_TEST
 
+/* A want of descriptors passes: it must not freeze the store. */
+START_TEST(holes_that_cannot_be_saved_yet_are_credited_later)
+{
+	uint64_t before;
+
+	make_pack(1, 4 * BLOCK);
+	before = disk(1);
+	holes_add(h, 1, 0, BLOCK);
+	fail_next(OPENAT, 2, EMFILE); /* after the one to punch */
+	release();
+	ck_assert_uint_eq(fault.nth, 0);
+	ck_assert_uint_eq(disk(1), before - BLOCK);
+	ck_assert_uint_eq(atomic_load(&credited), 0);
+	release();
+	ck_assert_uint_eq(atomic_load(&credited), BLOCK);
+	ck_assert_uint_eq(holes_bytes(h), 0);
+}
+END_TEST
+
 START_TEST(interrupted_calls_are_made_again)
 {
 	make_pack(1, 4 * BLOCK);
@@ -473,6 +492,7 @@ int main(void)
 	tcase_add_test(tc, pack_that_is_gone_holds_up_nothing);
 	tcase_add_test(tc, file_system_that_cannot_keeps_all);
 	tcase_add_test(tc, any_call_may_fail);
+	tcase_add_test(tc, holes_that_cannot_be_saved_yet_are_credited_later);
 	tcase_add_test(tc, interrupted_calls_are_made_again);
 	tc = kit_case(suite, "threads", threads_setup, holes_teardown);
 	tcase_add_test(tc, range_is_left_to_its_readers);

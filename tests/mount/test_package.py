@@ -17,6 +17,15 @@ CHANGELOG = (pathlib.Path(__file__).parents[2]
 CONFIG = "/etc/pipcachefs/pip.conf"
 STORE = "/var/lib/pipcachefs/pip"
 MOUNTPOINT = "/run/pipcachefs/pip"
+# As fusermount3 makes it for a user, but that nobody serves it.
+USER_MOUNT = """
+import ctypes, os
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.makedirs("/mnt/theirs")
+options = f"fd={fd},rootmode=40000,user_id=1000,group_id=1000"
+assert ctypes.CDLL(None).mount(b"/mnt/store", b"/mnt/theirs",
+                               b"fuse.pipcachefs", 0, options.encode()) == 0
+"""
 
 
 class System:
@@ -152,9 +161,12 @@ def test_install_use_upgrade_remove_purge(package, system):
     assert "64.0 MiB" in system.run("pipcachefs", "limit", STORE)
 
     # The same version again is an upgrade to its scripts: another daemon
-    # serves the mount, and no file was lost.
+    # serves the mount, and no file was lost. A user's mount, which may be
+    # anything, is left to him.
+    system.run("python3", "-c", USER_MOUNT)
     before = daemon(system)
     out = system.run("dpkg", "--install", there)
+    system.run("umount", "/mnt/theirs")
     assert "unmount" not in out
     assert daemon(system) != before
     assert system.run("cat", f"{MOUNTPOINT}/file") == "kept"

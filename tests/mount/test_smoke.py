@@ -6,6 +6,8 @@ import errno
 import json
 import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 
 import pytest
@@ -167,3 +169,30 @@ def test_daemon_goes_to_the_background(mount):
     assert (store.mnt / "a").read_bytes() == b"one"
     assert store.status()["limit_bytes"] == 64 << 20
     subprocess.run(["umount", store.mnt], check=True)
+
+
+def test_mounted_by_who_has_nothing_open(mount):
+    """The keeper's files are none of the three that it leaves."""
+    store = mount(start=False)
+    subprocess.run(["sh", "-c", 'exec "$0" mount "$@" <&- >&- 2>&-',
+                    mounted.binary(), store.path, store.mnt], timeout=60,
+                   check=True)
+    (store.mnt / "a").write_bytes(b"kept")
+    before = store.status()["pid"]
+    os.kill(before, signal.SIGKILL)
+    assert (store.mnt / "a").read_bytes() == b"kept"
+    assert store.status()["pid"] != before
+    store.do("umount", store.mnt)
+
+
+def test_in_the_background_no_manager_is_told(mount, tmp_path, monkeypatch):
+    """It is the manager of who mounts, and a keeper that it did not start."""
+    store = mount(start=False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        store.mount(daemon=True)
+        store.do("umount", store.mnt)
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)

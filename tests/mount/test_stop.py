@@ -220,6 +220,16 @@ def test_a_file_describes_a_mount(mount):
     assert store.status()["limit_bytes"] == 80 * MIB
 
 
+@pytest.mark.parametrize("name", ["link/store", "real/store/"])
+def test_reload_knows_a_store_by_any_of_its_names(mount, tmp_path, name):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    store = mount(path=tmp_path / "real" / "store", start=False)
+    path = write_config(store, f"store={tmp_path}/{name}\nlimit=64M\n")
+    store.do("mount", "--config", path)
+    assert "limit=64M" in store.do("reload", path)
+
+
 def test_the_example_names_options_and_values_that_exist(mount):
     store = mount(start=False)
     example = pathlib.Path(__file__).parents[2] / "systemd" / "pip.conf"

@@ -29,6 +29,7 @@ import sysops
 import test_model
 from index import Index
 from mounted import binary, is_mounted, is_running, wait_for
+from test_hostile import say
 from test_model import Pair, no_umask, plain, sequences  # noqa: F401
 from test_pip import Pip, assert_same_tree
 
@@ -629,6 +630,20 @@ def test_a_program_that_does_not_know_the_layout_is_not_taken(mount):
         assert store.status()["version"] == version
         f.write(b"two")
     assert (store.mnt / "a").read_bytes() == b"onetwo"
+
+
+@pytest.mark.parametrize("program", ["/bin/true", "/bin/false"])
+def test_a_program_that_is_no_daemon_is_not_taken(mount, program):
+    """Whatever its exit code would mean of one."""
+    store = start(mount)
+    store.expect("the new program could not start")
+    store.expect("another daemon goes on")
+    (store.mnt / "a").write_bytes(b"one")
+    before = store.status()["pid"]
+    request = {"command": "upgrade", "program": program}
+    assert json.loads(say(store, json.dumps(request).encode()))["ok"]
+    wait_for(lambda: store.status()["pid"] != before, "another daemon")
+    assert (store.mnt / "a").read_bytes() == b"one"
 
 
 def test_upgrade_needs_a_mount(mount):
