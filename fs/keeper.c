@@ -39,6 +39,7 @@ struct keeper {
 	char options[LINK_TEXT_MAX];
 	char options_next[LINK_TEXT_MAX];
 	bool has_options_next;
+	uint64_t limit_before, low_before; /* set before options_next came */
 	struct kept *kept;
 	/* Owned, -1 when there is none. */
 	int kept_fd, device, lock, control, signals;
@@ -171,6 +172,15 @@ static void daemon_is_ready(struct keeper *k)
 		say_serving(k);
 }
 
+/* They hold again, whatever limit was set since the mount. */
+static void note_options(struct keeper *k, const char *text)
+{
+	snprintf(k->options_next, sizeof(k->options_next), "%s", text);
+	k->has_options_next = true;
+	k->limit_before = atomic_exchange(&k->kept->limit, 0);
+	k->low_before = atomic_exchange(&k->kept->low, 0);
+}
+
 /* False: nothing more comes. */
 static bool hear(struct keeper *k)
 {
@@ -192,8 +202,7 @@ static bool hear(struct keeper *k)
 		move_fd(&k->exe_next, steal_fd(&m.fd));
 		break;
 	case LINK_OPTIONS:
-		memcpy(k->options_next, m.text, sizeof(k->options_next));
-		k->has_options_next = true;
+		note_options(k, m.text);
 		break;
 	case LINK_STATUS:
 		notify_status("%s", m.text);
@@ -375,6 +384,10 @@ static void give_up_new(struct keeper *k, int code)
 			? "the new program could not start"
 			: "a daemon with the new options could not start");
 	base_closep(&k->exe_next);
+	if (k->has_options_next) {
+		atomic_store(&k->kept->low, k->low_before);
+		atomic_store(&k->kept->limit, k->limit_before);
+	}
 	k->has_options_next = false;
 }
 

@@ -187,8 +187,7 @@ static int check_new_limits(const struct serving *d, const struct config *c,
 	return store_check_limits(d->sv->store, &limits, why, why_size);
 }
 
-/* For the next daemon, which comes at once. The options hold again, whatever
- * limit was set since. */
+/* For the next daemon, which comes at once. */
 static int reload_with(void *arg, const char *options, char *why,
 		       size_t why_size)
 {
@@ -217,8 +216,6 @@ static int reload_with(void *arg, const char *options, char *why,
 		snprintf(why, why_size, "the keeper of this mount is gone");
 		return r;
 	}
-	atomic_store(&d->sv->kept->limit, 0);
-	atomic_store(&d->sv->kept->low, 0);
 	(void)kill(getpid(), SIGUSR2);
 	return 0;
 }

@@ -25,7 +25,7 @@ static void hand_down(int fd, int to)
 }
 
 /* In the child, which has nothing to lose but its exit code. */
-static void become_daemon(const struct spawn *s, int link_end)
+static void become_daemon(const struct spawn *s, pid_t keeper, int link_end)
 {
 	const int from[] = { link_end, s->kept,	  s->trace,
 			     s->lock,  s->device, s->control };
@@ -37,6 +37,8 @@ static void become_daemon(const struct spawn *s, int link_end)
 	/* Where another keeper will follow it has daemons of its own. */
 	if (notify_listened())
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != keeper) /* killed before that */
+		_exit(DAEMON_AGAIN);
 	/* In the background of a terminal now, but it may write there. */
 	(void)signal(SIGTTOU, SIG_IGN);
 	/* End signals stay blocked: they wait for who reads them. */
@@ -58,14 +60,15 @@ static void become_daemon(const struct spawn *s, int link_end)
 pid_t spawn_daemon(const struct spawn *s, int *ret_link)
 {
 	int pair[2];
-	pid_t pid;
+	pid_t keeper, pid;
 	int r;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
+	keeper = getpid();
 	pid = fork();
 	if (pid == 0)
-		become_daemon(s, pair[1]);
+		become_daemon(s, keeper, pair[1]);
 	r = -errno;
 	close(pair[1]);
 	if (pid < 0) {

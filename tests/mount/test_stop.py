@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from mounted import is_mounted, is_running, wait_for
+from mounted import binary, is_mounted, is_running, wait_for
 
 MIB = 1 << 20
 
@@ -228,6 +228,38 @@ def test_reload_knows_a_store_by_any_of_its_names(mount, tmp_path, name):
     path = write_config(store, f"store={tmp_path}/{name}\nlimit=64M\n")
     store.do("mount", "--config", path)
     assert "limit=64M" in store.do("reload", path)
+
+
+def next_daemon(keeper, before):
+    """The keeper's child that is not @before, if there is one."""
+    with open(f"/proc/{keeper}/task/{keeper}/children",
+              encoding="utf-8") as f:
+        return next((int(p) for p in f.read().split() if int(p) != before),
+                    None)
+
+
+def test_a_reload_that_fails_keeps_what_was_set(mount):
+    """The daemon with the new options dies before it is ready."""
+    store = mount(start=False)
+    path = write_config(store, "limit=64M\n")
+    store.do("mount", "--config", path)
+    store.do("limit", store.path, "48M")
+    store.expect("with the new options")
+    store.expect("died|killed")
+    write_config(store, "limit=32M\n")
+    status = store.status()
+    reload = subprocess.Popen([binary(), "reload", path],
+                              stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    new = None
+    while not new and reload.poll() is None:
+        new = next_daemon(status["keeper_pid"], status["pid"])
+    os.kill(new, signal.SIGKILL)
+    reload.wait(timeout=120)
+    after = store.status()
+    assert after["pid"] not in (status["pid"], new)
+    assert "limit=64M" in after["options"]
+    assert after["limit_bytes"] == 48 * MIB
 
 
 def test_the_example_names_options_and_values_that_exist(mount):
