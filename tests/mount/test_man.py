@@ -83,3 +83,12 @@ def test_pages_are_sound(pages):
         whatis = subprocess.run(["lexgrog", page], check=True,
                                 capture_output=True, text=True).stdout
         assert f'"{name} - ' in whatis
+
+
+def test_the_page_of_status_has_all_its_keys(pages, mount):
+    page = shown(pages / "pipcachefs-status.8.gz").split(" JSON With ")[1]
+    status = mount().status()
+    keys = [*status, *status["used"]]
+    assert len(keys) > 50
+    missing = [key for key in keys if not re.search(rf"\b{key}\b", page)]
+    assert not missing
