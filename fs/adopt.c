@@ -317,16 +317,10 @@ static int adopt_name(const struct adopter *a, const struct pair *p,
 	return 0;
 }
 
-static void close_dirp(DIR **d)
-{
-	if (*d)
-		(void)closedir(*d);
-}
-
 static int adopt_below(const struct adopter *a, int from, int to, int depth)
 {
 	const struct pair p = { .from = from, .to = to };
-	__attribute__((cleanup(close_dirp))) DIR *dir = NULL;
+	cleanup_dir DIR *dir = NULL;
 	const struct dirent *d;
 	int own = fcntl(from, F_DUPFD_CLOEXEC, 0);
 	int r = 0;

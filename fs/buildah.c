@@ -127,17 +127,11 @@ static bool is_pips(int dir, const char *child)
 	return false;
 }
 
-static void close_dirp(DIR **d)
-{
-	if (*d)
-		(void)closedir(*d);
-}
-
 /* The ids that Dockerfiles give are known by what builds leave there. What is
  * known already is not looked into: our own mount may not answer. */
 static enum covers_need visit_found(struct covers *c, const char *parent)
 {
-	__attribute__((cleanup(close_dirp))) DIR *dir = NULL;
+	cleanup_dir DIR *dir = NULL;
 	enum covers_need need = COVERS_FINE;
 	char name[BUILDAH_NAME_MAX], path[PATH_MAX];
 	const struct dirent *d;

@@ -73,21 +73,13 @@ static int open_dir(const char *dir)
 
 /* ---- bytes, up to a deadline ---- */
 
-static int64_t now_msec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * MSEC_PER_SEC + ts.tv_nsec / 1000000;
-}
-
 /* Wait until @fd is ready for @events: 0, -ETIMEDOUT or another error. */
 static int wait_ready(int fd, short events, int64_t deadline_msec)
 {
 	struct pollfd p = { .fd = fd, .events = events };
 
 	for (;;) {
-		int64_t left = deadline_msec - now_msec();
+		int64_t left = deadline_msec - base_now_ms();
 		int n = left > 0 ? poll(&p, 1, (int)left) : 0;
 
 		if (n > 0)
@@ -204,12 +196,13 @@ static void serve_connection(struct control *c, int fd)
 	int r;
 
 	r = receive_json(fd, CONTROL_REQUEST_MAX,
-			 now_msec() + CONTROL_IO_SEC * MSEC_PER_SEC, &request);
+			 base_now_ms() + CONTROL_IO_SEC * MSEC_PER_SEC,
+			 &request);
 	reply = answer_or_refuse(c, r, request);
 	r = -ENOMEM;
 	if (reply)
 		r = send_json(fd, reply,
-			      now_msec() + CONTROL_IO_SEC * MSEC_PER_SEC);
+			      base_now_ms() + CONTROL_IO_SEC * MSEC_PER_SEC);
 	/* A client that went away is no news. */
 	if (r < 0 && r != -EPIPE && r != -ECONNRESET && r != -ENOTCONN)
 		log_write(LOG_WARNING,
@@ -430,7 +423,7 @@ static int connect_to(int dir, int timeout_sec)
 int control_ask(const char *dir, const json_t *request, int timeout_sec,
 		json_t **ret)
 {
-	int64_t deadline = now_msec() + timeout_sec * MSEC_PER_SEC;
+	int64_t deadline = base_now_ms() + timeout_sec * MSEC_PER_SEC;
 	cleanup_close int dir_fd = open_dir(dir);
 	cleanup_close int fd = -1;
 	int r;

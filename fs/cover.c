@@ -127,20 +127,6 @@ void cover_drain(int watch)
 		;
 }
 
-static void close_filep(FILE **f)
-{
-	if (*f)
-		(void)fclose(*f);
-}
-#define cleanup_file __attribute__((cleanup(close_filep)))
-
-static void close_dirp(DIR **d)
-{
-	if (*d)
-		(void)closedir(*d);
-}
-#define cleanup_dir __attribute__((cleanup(close_dirp)))
-
 static FILE *open_mountinfo(pid_t pid)
 {
 	cleanup_close int fd = open_proc(pid, "mountinfo", O_RDONLY);

@@ -36,13 +36,6 @@ struct docker {
 	struct answer_caches last; /* owned; its last answer */
 };
 
-static int64_t now_msec(void)
-{
-	const struct timespec ts = base_deadline(0);
-
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 /* ---- the connection ---- */
 
 static int connect_engine(struct docker *d, char *why, size_t why_size)
@@ -167,9 +160,9 @@ static enum covers_need visit_all(struct docker *d)
 /* Asking an old engine is costly. */
 static enum covers_need ask_and_visit(struct docker *d)
 {
-	const int64_t begin = now_msec();
+	const int64_t begin = base_now_ms();
 	enum covers_need need = visit_all(d);
-	int64_t end = now_msec();
+	int64_t end = base_now_ms();
 	bool fresh = end < d->fresh_until_msec;
 	int64_t gap = (end - begin) * (fresh ? FRESH_GAP_FACTOR : GAP_FACTOR);
 
@@ -203,7 +196,7 @@ static enum covers_need round_of(struct docker *d)
 	}
 	if (!d->news && !covers_missing(&d->covers))
 		return COVERS_FINE;
-	if (now_msec() < d->ask_after_msec)
+	if (base_now_ms() < d->ask_after_msec)
 		return COVERS_AGAIN;
 	need = ask_and_visit(d);
 	d->news = need != COVERS_FINE;
@@ -232,7 +225,7 @@ static bool wait_for_news(struct docker *d, enum covers_need need)
 	case ENGINE_EVENT:
 		cover_drain(d->watch);
 		d->news = true;
-		d->fresh_until_msec = now_msec() + FRESH_MSEC;
+		d->fresh_until_msec = base_now_ms() + FRESH_MSEC;
 		d->ask_after_msec = 0;
 		break;
 	case ENGINE_NOTHING:

@@ -331,16 +331,9 @@ int engine_caches(struct engine *e, const char *const *targets,
 	return r;
 }
 
-static int64_t now_msec(void)
-{
-	const struct timespec ts = base_deadline(0);
-
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 enum engine_news engine_wait(struct engine *e, int watch, int msec)
 {
-	const int64_t end = now_msec() + msec;
+	const int64_t end = base_now_ms() + msec;
 	const bool was_connected = e->events;
 	CURLcode code;
 	int r;
@@ -353,7 +346,7 @@ enum engine_news engine_wait(struct engine *e, int watch, int msec)
 			e->event = false;
 			return ENGINE_EVENT;
 		}
-		msec = (int)(end - now_msec());
+		msec = (int)(end - base_now_ms());
 		if (msec <= 0)
 			return ENGINE_NOTHING;
 		r = advance(e, watch, msec);

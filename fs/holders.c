@@ -20,20 +20,6 @@
 #define NAMESPACES_MAX 1024 /* those behind may be named more than once */
 #define COMM_MAX 64
 
-static void close_dirp(DIR **d)
-{
-	if (*d)
-		(void)closedir(*d);
-}
-#define cleanup_dir __attribute__((cleanup(close_dirp)))
-
-static void close_filep(FILE **f)
-{
-	if (*f)
-		(void)fclose(*f);
-}
-#define cleanup_file __attribute__((cleanup(close_filep)))
-
 struct search {
 	unsigned major, minor;
 	enum holders_kind kind;

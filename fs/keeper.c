@@ -65,14 +65,6 @@ struct keeper {
 	size_t why_size;
 };
 
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static void move_fd(int *slot, int fd)
 {
 	base_closep(slot);
@@ -111,7 +103,7 @@ static int start_daemon(struct keeper *k)
 	move_fd(&k->link, link);
 	k->ready = k->ending = false;
 	k->is_new = k->exe_next >= 0 || k->has_options_next;
-	k->begun_ms = now_ms();
+	k->begun_ms = base_now_ms();
 	k->answered = atomic_load(&k->kept->answered);
 	k->beat = atomic_load(&k->kept->beat);
 	k->silent = 0;
@@ -290,11 +282,11 @@ static int watch(struct keeper *k)
 {
 	struct pollfd p[] = { { .fd = k->signals, .events = POLLIN },
 			      { .events = POLLIN } };
-	int64_t next = now_ms() + TICK_MSEC, left;
+	int64_t next = base_now_ms() + TICK_MSEC, left;
 	int status = 0;
 
 	for (;;) {
-		left = next - now_ms();
+		left = next - base_now_ms();
 		p[1].fd = k->link;
 		if (left > 0 && poll(p, ARRAY_SIZE(p), (int)left) > 0) {
 			if (p[1].revents && k->link >= 0)
@@ -302,9 +294,9 @@ static int watch(struct keeper *k)
 			if (p[0].revents && on_signal(k, &status))
 				break;
 		}
-		if (now_ms() >= next) {
+		if (base_now_ms() >= next) {
 			tick(k);
-			next = now_ms() + TICK_MSEC;
+			next = base_now_ms() + TICK_MSEC;
 		}
 	}
 	hear_rest(k);
@@ -352,7 +344,7 @@ static bool is_crash(int status)
 
 static enum next mourn(struct keeper *k, int status)
 {
-	bool is_short = now_ms() - k->begun_ms < KEEPER_SHORT_MSEC;
+	bool is_short = base_now_ms() - k->begun_ms < KEEPER_SHORT_MSEC;
 	uint64_t crashes = atomic_load(&k->kept->crashes);
 
 	atomic_fetch_add(&k->kept->deaths, 1);
@@ -399,7 +391,7 @@ static enum next could_not_start(struct keeper *k)
 		k->unable_since_ms = k->begun_ms;
 	if (atomic_load(&k->kept->crashes) < KEEPER_PAUSE_AFTER)
 		atomic_fetch_add(&k->kept->crashes, 1);
-	if (now_ms() - k->unable_since_ms < KEEPER_UNABLE_MSEC)
+	if (base_now_ms() - k->unable_since_ms < KEEPER_UNABLE_MSEC)
 		return NEXT_DAEMON;
 	log_write(
 		LOG_CRIT,
@@ -445,7 +437,7 @@ static void pause_before_next(struct keeper *k)
 {
 	struct pollfd p = { .fd = k->signals, .events = POLLIN };
 	int64_t deaths = (int64_t)atomic_load(&k->kept->crashes);
-	int64_t until = now_ms(), left;
+	int64_t until = base_now_ms(), left;
 	int status;
 
 	if (deaths < k->short_lives)
@@ -456,7 +448,7 @@ static void pause_before_next(struct keeper *k)
 		until += deaths * KEEPER_PAUSE_MSEC < KEEPER_PAUSE_MAX_MSEC
 				 ? deaths * KEEPER_PAUSE_MSEC
 				 : KEEPER_PAUSE_MAX_MSEC;
-	while ((left = until - now_ms()) > 0)
+	while ((left = until - base_now_ms()) > 0)
 		if (poll(&p, 1, (int)left) > 0)
 			(void)on_signal(k, &status);
 }
@@ -521,7 +513,7 @@ static int keep(struct keeper *k)
 		if (r < 0) {
 			log_write(LOG_ERR, "starting a daemon: %s",
 				  strerror(-r));
-			k->begun_ms = now_ms();
+			k->begun_ms = base_now_ms();
 			next = could_not_start(k);
 			continue;
 		}

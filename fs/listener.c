@@ -17,20 +17,6 @@
 #define COMM_MAX 32
 #define LISTENING 0x10000 /* __SO_ACCEPTCON */
 
-static void close_filep(FILE **f)
-{
-	if (*f)
-		(void)fclose(*f);
-}
-#define cleanup_file __attribute__((cleanup(close_filep)))
-
-static void close_dirp(DIR **d)
-{
-	if (*d)
-		(void)closedir(*d);
-}
-#define cleanup_dir __attribute__((cleanup(close_dirp)))
-
 /* ---- connecting ---- */
 
 static int connect_to(const char *path)

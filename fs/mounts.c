@@ -16,13 +16,6 @@ static void release_entry(struct mounts_entry *e)
 	free(e->root);
 }
 
-static void close_filep(FILE **f)
-{
-	if (*f)
-		(void)fclose(*f);
-}
-#define cleanup_file __attribute__((cleanup(close_filep)))
-
 /* Undo the \ooo of mountinfo, in place. */
 static void unescape(char *s)
 {

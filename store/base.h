@@ -6,11 +6,13 @@
 #ifndef STORE_BASE_H
 #define STORE_BASE_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +29,10 @@
 /* Close the descriptor when it leaves scope. -1 is fine. errno is kept. */
 #define cleanup_close __attribute__((cleanup(base_closep)))
 
+/* The same of a directory and of a stream; NULL is fine. */
+#define cleanup_dir __attribute__((cleanup(base_closedirp)))
+#define cleanup_file __attribute__((cleanup(base_fclosep)))
+
 static inline void base_freep(void *p)
 {
 	int saved = errno;
@@ -42,6 +48,24 @@ static inline void base_closep(int *fd)
 	if (*fd >= 0)
 		(void)close(*fd);
 	*fd = -1;
+	errno = saved;
+}
+
+static inline void base_closedirp(DIR **d)
+{
+	int saved = errno;
+
+	if (*d)
+		(void)closedir(*d);
+	errno = saved;
+}
+
+static inline void base_fclosep(FILE **f)
+{
+	int saved = errno;
+
+	if (*f)
+		(void)fclose(*f);
 	errno = saved;
 }
 
@@ -94,6 +118,15 @@ static inline int64_t base_now_ns(void)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+}
+
+/* CLOCK_MONOTONIC in milliseconds, for time limits. */
+static inline int64_t base_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 /* @us after now on CLOCK_MONOTONIC, for pthread_cond_timedwait(). */

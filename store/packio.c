@@ -295,20 +295,13 @@ static int64_t sweep_name(const struct pack_io *io, int dir_fd,
 	return io->unlinkat(dir_fd, name, 0) < 0 ? -errno : 0;
 }
 
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		(void)closedir(*dir);
-}
-
 int packio_sweep(const struct pack_io *io, int dir_fd,
 		 int (*keep)(void *arg, uint64_t id), void *arg,
 		 uint64_t *ret_bytes)
 {
 	cleanup_close int fd =
 		openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	__attribute__((cleanup(closedirp))) DIR *dir =
-		fd < 0 ? NULL : fdopendir(fd);
+	cleanup_dir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *de;
 	uint64_t total = 0;
 	int64_t r;
