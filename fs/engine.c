@@ -28,7 +28,8 @@ struct engine {
 	pid_t pid;
 	CURLM *multi; /* owned */
 	CURL *events; /* owned; NULL: not connected */
-	bool event;   /* since it was last asked */
+	bool event;   /* since engine_wait() was last called */
+	bool gone;    /* likewise; also while something was asked */
 };
 
 struct body {
@@ -135,8 +136,10 @@ static bool has_ended(struct engine *e, const CURL *c, CURLcode *ret)
 			gone = true;
 		}
 	}
-	if (gone)
+	if (gone) {
 		end_request(e, &e->events);
+		e->gone = true;
+	}
 	return ended;
 }
 
@@ -291,7 +294,7 @@ int engine_connect(struct engine *e, struct answer_engine *ret, char *why,
 	int r;
 
 	end_request(e, &e->events);
-	e->event = false;
+	e->event = e->gone = false;
 	r = listener_check(e->socket, why, why_size);
 	if (r == 0)
 		r = identify(e, &found, why, why_size);
@@ -334,14 +337,15 @@ int engine_caches(struct engine *e, const char *const *targets,
 enum engine_news engine_wait(struct engine *e, int watch, int msec)
 {
 	const int64_t end = base_now_ms() + msec;
-	const bool was_connected = e->events;
 	CURLcode code;
 	int r;
 
 	for (;;) {
 		(void)has_ended(e, NULL, &code);
-		if (was_connected && !e->events)
+		if (e->gone) {
+			e->gone = false;
 			return ENGINE_GONE;
+		}
 		if (e->event) {
 			e->event = false;
 			return ENGINE_EVENT;

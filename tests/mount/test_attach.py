@@ -8,6 +8,7 @@ import pathlib
 import socketserver
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -409,6 +410,20 @@ def test_a_mount_that_just_went_is_no_cover(mount, tmp_path):
     assert "not all is covered" in done.stderr
     assert left.exists()
     assert list(store.mnt.iterdir()) == []
+
+
+def test_an_engine_that_goes_while_it_answers(mount, tmp_path):
+    store = mount()
+
+    def caches():
+        engine.over.set()
+        time.sleep(1)  # the end of its events comes first
+        return []
+    with FakeDockerd(tmp_path, caches) as engine:
+        with Attach("docker", store, tmp_path / "log", "--docker-host",
+                    engine.host) as attached:
+            attached.await_line("has gone away")
+            attached.await_line("is back")
 
 
 def test_what_is_left_alone_is_told_once(mount, tmp_path):
