@@ -249,7 +249,9 @@ class Buildah:
                         TMPDIR=str(self.where / "tmp"))
 
     def __enter__(self):
-        (self.where / "tmp").mkdir(parents=True, exist_ok=True)
+        temporary = self.where / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        temporary.chmod(0o1777)  # users other than who enters have theirs there
         return self
 
     def __exit__(self, *_):
