@@ -53,6 +53,20 @@ def repaired(fs):
     subprocess.run(["mount", "-o", "loop", image, fs], check=True)
 
 
+def assert_well_when_repaired(store, fs):
+    """The next mount has what was saved, and takes more."""
+    store.run("umount", store.mnt)
+    store.process.wait(timeout=60)
+    store.process = None
+    repaired(fs)
+    store.mount()
+    assert store.status()["state"] == "ok"
+    assert serves(store, range(5)) == [0, 1, 2, 3, 4]
+    pipshape.store(store.mnt, 20, SIZE)
+    assert serves(store, [20]) == [20]
+    store.do("check", store.path, "--data")
+
+
 def die(store):
     """The daemon is killed; returns the status that its successor gives."""
     pid = store.status()["pid"]
@@ -114,17 +128,7 @@ def test_a_disk_that_goes_read_only(mount, loopfs, pending):
     assert store.run("sync", store.path).returncode == 1
     assert serves(store, range(5)) == [0, 1, 2, 3, 4]
     assert store.status()["pid"] == pid
-    store.run("umount", store.mnt)
-    store.process.wait(timeout=60)
-    store.process = None
-
-    repaired(fs)
-    store.mount()
-    assert store.status()["state"] == "ok"
-    assert serves(store, range(5)) == [0, 1, 2, 3, 4]
-    pipshape.store(store.mnt, 20, SIZE)
-    assert serves(store, [20]) == [20]
-    store.do("check", store.path, "--data")
+    assert_well_when_repaired(store, fs)
 
 
 @pytest.mark.parametrize("known", [False, True],
@@ -164,16 +168,7 @@ def test_daemons_die_on_a_read_only_disk(mount, loopfs, known, pending):
             refused(lambda: os.unlink(pipshape.body_path(store.mnt, 1)))
             assert store.run("sync", store.path).returncode == 1
     assert store.status()["daemon_deaths"] == 3
-    store.run("umount", store.mnt)
-    store.process.wait(timeout=60)
-    store.process = None
-    repaired(fs)
-    store.mount()
-    assert store.status()["state"] == "ok"
-    assert serves(store, range(5)) == [0, 1, 2, 3, 4]
-    pipshape.store(store.mnt, 20, SIZE)
-    assert serves(store, [20]) == [20]
-    store.do("check", store.path, "--data")
+    assert_well_when_repaired(store, fs)
 
 
 @pytest.mark.parametrize("kind, size", [("ext4", 192 * MIB),
