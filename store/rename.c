@@ -204,7 +204,7 @@ static int rename_whole(struct tree *t, struct rename_at from,
 	struct inode dirs[2];
 	struct rename_side a = { .name = from.name, .dir = &dirs[0] };
 	struct rename_side b = { .name = to.name, .dir = &dirs[0] };
-	int r = tree_begin(t, to.parent, &e);
+	int r = tree_begin(t, to.parent, to.name, &e);
 
 	if (r < 0)
 		return r;

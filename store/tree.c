@@ -20,21 +20,23 @@ int tree_check_name(const char *name)
 	return strlen(name) > RECORD_NAME_MAX ? -ENAMETOOLONG : 0;
 }
 
-static bool tree_in_wheels(struct tree *t, uint64_t dir)
+static bool tree_is_wheels(struct tree *t, uint64_t dir, const char *name)
 {
 	cleanup_txn struct index_txn *txn = NULL;
 	struct table_path path;
 
-	return index_begin(t->ix, false, &txn) >= 0 &&
-	       table_path(txn, dir, &path) >= 0 &&
-	       layout_below_wheels(path.dirs, path.n);
+	if (index_begin(t->ix, false, &txn) < 0 ||
+	    table_path(txn, dir, &path) < 0 || path.n >= TABLE_PATH_MAX)
+		return false;
+	path.dirs[path.n++] = name; /* may be wheels/ itself, a first time */
+	return layout_below_wheels(path.dirs, path.n);
 }
 
-int tree_begin(struct tree *t, uint64_t dir, struct edit *e)
+int tree_begin(struct tree *t, uint64_t dir, const char *name, struct edit *e)
 {
 	int r = edit_begin(t, QUOTA_OTHER, e);
 
-	if (r == -ENOSPC && tree_in_wheels(t, dir))
+	if (r == -ENOSPC && tree_is_wheels(t, dir, name))
 		r = edit_begin(t, QUOTA_WHEELS, e);
 	return r;
 }
@@ -186,7 +188,7 @@ int tree_make(struct tree *t, const struct tree_new *what, struct inode *ret)
 
 	if (r < 0)
 		return r;
-	r = tree_begin(t, what->parent, &e);
+	r = tree_begin(t, what->parent, what->name, &e);
 	if (r < 0)
 		return r;
 	r = edit_dir(&e, what->parent, &dir);
@@ -256,7 +258,7 @@ int tree_link(struct tree *t, uint64_t ino, uint64_t parent, const char *name,
 
 	if (r < 0)
 		return r;
-	r = edit_begin(t, QUOTA_OTHER, &e);
+	r = tree_begin(t, parent, name, &e);
 	if (r < 0)
 		return r;
 	r = edit_dir(&e, parent, &dir);

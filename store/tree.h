@@ -69,7 +69,7 @@ int tree_readdir(struct tree *t, uint64_t dir, uint64_t off, tree_fill_fn fill,
  * Steps that rename() shares.
  *
  * tree_check_name():  -EINVAL, -ENAMETOOLONG.
- * tree_begin():       edit_begin() for a change of names in @dir; under
+ * tree_begin():       edit_begin() for putting @name into @dir; as or under
  *                     wheels/ it may push out what a wheel's bytes may.
  * tree_removable():   may the name of @in go by rmdir (@dir) or unlink?
  * tree_lost_name():   @in lost a name in @dir: count down, drop it with its
@@ -80,7 +80,7 @@ int tree_readdir(struct tree *t, uint64_t dir, uint64_t off, tree_fill_fn fill,
  *                     one that is left.
  */
 int tree_check_name(const char *name);
-int tree_begin(struct tree *t, uint64_t dir, struct edit *e);
+int tree_begin(struct tree *t, uint64_t dir, const char *name, struct edit *e);
 int tree_removable(struct edit *e, const struct inode *in, bool dir);
 int tree_lost_name(struct edit *e, struct inode *dir, struct inode *in);
 int tree_rejoin_entry(struct edit *e, uint64_t ino);

@@ -469,6 +469,20 @@ START_TEST(a_wheel_without_room_pushes_out_http_within_grace)
 }
 END_TEST
 
+START_TEST(the_first_name_of_wheels_pushes_out_http_within_grace_too)
+{
+	uint64_t ino;
+
+	for (unsigned i = 0; i < 8; i++)
+		put_http(i, 1);
+	start(GRACE);
+	fill_up(QUOTA_OTHER, 50 * KIB);
+	ck_assert_int_eq(fx_try_make(ROOT, "other", S_IFDIR | 0755, &ino),
+			 -ENOSPC);
+	ck_assert_int_eq(fx_try_make(ROOT, "wheels", S_IFDIR | 0755, &ino), 0);
+}
+END_TEST
+
 START_TEST(a_name_under_wheels_pushes_out_http_within_grace_too)
 {
 	uint64_t dir = fx_dirs(FX_WHEEL_DIRS), ino;
@@ -548,6 +562,8 @@ int main(void)
 	tc = new_case(suite, "thread");
 	tcase_add_test(tc, a_writer_without_room_gets_it_from_the_oldest);
 	tcase_add_test(tc, a_wheel_without_room_pushes_out_http_within_grace);
+	tcase_add_test(
+		tc, the_first_name_of_wheels_pushes_out_http_within_grace_too);
 	tcase_add_test(tc,
 		       a_name_under_wheels_pushes_out_http_within_grace_too);
 	tcase_add_test(tc, http_without_room_leaves_http_within_grace);
