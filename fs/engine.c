@@ -16,7 +16,6 @@
 /* An engine may walk all volumes and containers for one answer. */
 #define ANSWER_SEC 600
 #define ANSWER_MAX (64 * MIB)
-#define WAIT_STEP_MSEC 1000
 /* {"type":["builder","image","daemon"]} */
 #define EVENTS                                                                 \
 	"/events?filters=%7B%22type%22%3A%5B%22builder%22%2C%22image%22%2C%22daemon%22%5D%7D"
@@ -84,7 +83,11 @@ static CURL *new_request(const struct engine *e, const char *path)
 	return c;
 }
 
-/* Move everything on, at most for @msec. -ECANCELED, or -EIO. */
+/*
+ * Wait until something comes, at most for @msec, and move everything on. Not
+ * the other way round: nothing more comes for a request that has ended, and
+ * this would sleep on its answer. -ECANCELED, or -EIO.
+ */
 static int advance(struct engine *e, int watch, int msec)
 {
 	struct curl_waitfd extra[2] = {
@@ -93,11 +96,6 @@ static int advance(struct engine *e, int watch, int msec)
 	};
 	int running;
 
-	if (curl_multi_perform(e->multi, &running) != CURLM_OK)
-		return -EIO;
-	/* What came with it is to be looked at first. */
-	if (e->event)
-		msec = 0;
 	if (curl_multi_poll(e->multi, extra, watch < 0 ? 1 : 2, msec, NULL) !=
 	    CURLM_OK)
 		return -EIO;
@@ -153,7 +151,7 @@ static int perform(struct engine *e, CURL *c, CURLcode *ret)
 	/* An event is kept for engine_wait(), and does not cut this short. */
 	while (r == 0 && !has_ended(e, c, ret)) {
 		e->event = false;
-		r = advance(e, -1, WAIT_STEP_MSEC);
+		r = advance(e, -1, ANSWER_SEC * 1000);
 		event |= e->event;
 	}
 	e->event = event;

@@ -159,6 +159,13 @@ int listener_find(const char *path, const char *comm, pid_t *ret, char *why,
 			 strerror(fd < 0 ? -fd : errno));
 		return fd < 0 ? fd : -errno;
 	}
+	if (peer.uid != 0) {
+		snprintf(
+			why, why_size,
+			"%s: user %u listens there; what root attaches to must be root's own",
+			path, peer.uid);
+		return -EPERM;
+	}
 	if (peer.pid > 0 && has_comm(peer.pid, comm)) {
 		*ret = peer.pid;
 		return 0;

@@ -4,6 +4,7 @@
 import contextlib
 import http.server
 import json
+import os
 import pathlib
 import socketserver
 import subprocess
@@ -17,6 +18,7 @@ from attaching import Attach, Builds, TARGET, cached, covers
 from benchlib import engines
 from index import Index
 from mounted import is_mounted, wait_for
+from sysops import NOBODY
 
 WEB = ["requests", "numpy"]
 CLI = ["requests", "click"]
@@ -247,7 +249,7 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
 
     daemon_threads = True
 
-    def __init__(self, socket, answers):
+    def __init__(self, socket, answers, user=0):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 answer = answers[self.path.partition("?")[0]]
@@ -256,11 +258,18 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                for byte in body:  # and each may be read by itself
+                    self.wfile.write(bytes([byte]))
 
             def log_message(self, *_):
                 pass
-        super().__init__(str(socket), Handler)
+        super().__init__(str(socket), Handler, bind_and_activate=False)
+        self.server_bind()
+        os.seteuid(user)
+        try:
+            self.server_activate()
+        finally:
+            os.seteuid(0)
 
     def get_request(self):
         request, _ = super().get_request()
@@ -301,6 +310,17 @@ def test_engines_that_are_refused(mount, tmp_path, version, info, why):
                          f"unix://{socket}")
     assert done.returncode == 1
     assert why in done.stderr and str(socket) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_socket_of_a_user_is_not_believed(mount, tmp_path):
+    store = mount()
+    socket = tmp_path / "sock"
+    with FakeEngine(socket, {"/version": DOCKER, "/info": INFO}, NOBODY):
+        done = store.run("attach", "docker", store.mnt, "--docker-host",
+                         socket)
+    assert done.returncode == 1
+    assert f"{socket}: user {NOBODY} listens there" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -353,7 +373,7 @@ def test_what_is_missing_is_said(mount, tmp_path):
     assert "for buildah only" in refused(2, "docker", store.mnt, "--id", "x")
     assert "for docker only" in refused(2, "buildah", store.mnt,
                                         "--docker-host", absent)
-    assert "root" in refused(1, "docker", store.mnt, user=65534)
+    assert "root" in refused(1, "docker", store.mnt, user=NOBODY)
 
 
 # ---- with an engine that does as it is told ---------------------------------
@@ -424,6 +444,22 @@ def test_an_engine_that_goes_while_it_answers(mount, tmp_path):
                     engine.host) as attached:
             attached.await_line("has gone away")
             attached.await_line("is back")
+
+
+def test_no_answer_is_slept_on(mount, tmp_path):
+    """Whatever pieces it comes in."""
+    store = mount()
+    asked = []
+
+    def caches():
+        asked.append(None)
+        return []
+    with FakeDockerd(tmp_path, caches) as engine:
+        with Attach("docker", store, tmp_path / "log", "--docker-host",
+                    engine.host):
+            for n in range(300):
+                (engine.dirs / str(n)).mkdir()
+                wait_for(lambda n=n: len(asked) > n, f"question {n}")
 
 
 def test_what_is_left_alone_is_told_once(mount, tmp_path):
