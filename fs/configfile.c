@@ -91,6 +91,11 @@ static int take_option(const struct parser *p, const char *option)
 			p,
 			"'%s': an option has neither a comma nor a backslash; write one option a line",
 			option);
+	if (strpbrk(option, " \t"))
+		return refuse(
+			p,
+			"'%s': white space in an option; a comment has a line of its own",
+			option);
 	r = config_parse(option, geteuid() == 0, &config, why, sizeof(why));
 	config_release(&config);
 	if (r == -ENOMEM)

@@ -93,6 +93,8 @@ START_TEST(what_is_wrong_is_named_with_its_line)
 		{ "limit=\n", NAME ":1: limit= is not a size" },
 		{ "=5\n", NAME ":1: unknown mount option '=5'" },
 		{ "limit=1G,ro\n", ":1: 'limit=1G,ro': an option has neither" },
+		{ "limit=5G # or so\n",
+		  NAME ":1: 'limit=5G # or so': white space" },
 		{ "limit=1G\\\n", "has neither a comma nor a backslash" },
 		{ "store=\n", NAME ":1: store= must be a path" },
 		{ "store=a/b\n", "store=a/b must be a path" },
