@@ -49,7 +49,9 @@ struct kept_row {
 	/* Set last, when the rest is filled in. BAD: open, and a write-back of
 	 * it failed. */
 	_Atomic uint32_t state;
-	uint32_t reserved;
+	/* Room for the file's id in FUSE's table of backing files: a successor
+	 * needs it to close one. 0: none, no file is passed through. */
+	int32_t backing_id;
 };
 
 /* Written by the worker whose slot it is, or by who takes it over. */
