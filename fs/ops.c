@@ -430,7 +430,7 @@ static ssize_t do_write(fuse_req_t req, const char *buf, size_t size, off_t off,
 	if (n < 0)
 		return n;
 	n = store_file_write(f, (uint64_t)off, buf, size, fi->writepage);
-	if (n < 0 && fi->writepage)
+	if (n < 0 && store_file_is_bad(f))
 		handles_set_bad(ops_of(req)->handles, fi->fh);
 	return n;
 }

@@ -359,6 +359,11 @@ ssize_t store_file_write(struct store_file *f, uint64_t off, const void *buf,
 	return r < 0 ? r : (ssize_t)len;
 }
 
+bool store_file_is_bad(struct store_file *f)
+{
+	return fileio_is_bad(f);
+}
+
 int store_file_fallocate(struct store_file *f, int mode, uint64_t off,
 			 uint64_t len)
 {

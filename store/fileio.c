@@ -186,14 +186,27 @@ int fileio_write(struct store_file *f, uint64_t off, const void *buf,
 	if (!len)
 		return 0;
 	r = fileio_write_once(f, off, buf, len, &room);
-	if (r == -ENOSPC && room && !room_disk_full(f->fs->t->room, len))
+	if (r == -ENOSPC && room &&
+	    !room_disk_full(f->fs->t->room, stage_class(nd), len))
 		r = fileio_write_once(f, off, buf, len, &room);
-	if (r < 0 && writeback) {
+	/* pip writes a wheel in its place, and would take half of one for
+	 * whole ever after. */
+	if (r < 0 && (writeback || stage_class(nd) == QUOTA_WHEELS)) {
 		pthread_rwlock_wrlock(&nd->lock);
 		nd->bad = true;
 		pthread_rwlock_unlock(&nd->lock);
 	}
 	return r;
+}
+
+bool fileio_is_bad(struct store_file *f)
+{
+	bool bad;
+
+	pthread_rwlock_rdlock(&f->nd->lock);
+	bad = f->nd->bad;
+	pthread_rwlock_unlock(&f->nd->lock);
+	return bad;
 }
 
 /* The modes that a linear pack can follow. */

@@ -26,6 +26,7 @@ void fileio_read_end(struct fileio_read *rd);
 
 int fileio_write(struct store_file *f, uint64_t off, const void *buf,
 		 size_t len, bool writeback);
+bool fileio_is_bad(struct store_file *f);
 int fileio_fallocate(struct store_file *f, int mode, uint64_t off,
 		     uint64_t len);
 off_t fileio_seek(struct store_file *f, off_t off, int whence);

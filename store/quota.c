@@ -112,9 +112,11 @@ uint64_t quota_shortfall(const struct quota *q, enum quota_class class,
 	need = less(q->charged, ceiling - bytes);
 	if (class == QUOTA_SYSTEM)
 		return need;
-	if (quota_disk_full(q))
-		return UINT64_MAX;
-	need = max_u64(need, disk_shortfall(q, bytes));
+	if (class != QUOTA_WHEELS) {
+		if (quota_disk_full(q))
+			return UINT64_MAX;
+		need = max_u64(need, disk_shortfall(q, bytes));
+	}
 	return need <= q->charged ? need : UINT64_MAX;
 }
 

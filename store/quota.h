@@ -26,7 +26,8 @@
 enum quota_class {
 	QUOTA_HTTP,   /* bytes under http*: up to 95 % of the limit */
 	QUOTA_OTHER,  /* bytes elsewhere, names: up to the limit less reserve */
-	QUOTA_WHEELS, /* as OTHER; may push out http* within grace */
+	QUOTA_WHEELS, /* as OTHER; may push out http* within grace, and fill */
+		      /* the disk: pip gives up a build that is refused */
 	QUOTA_SYSTEM, /* deletions, closes: into half of the reserve; free */
 		      /* while the limit does not hold anyway */
 	QUOTA_EVICT,  /* the evictor's own acts: always, they make room */
@@ -63,7 +64,7 @@ uint64_t quota_ceiling(const struct quota *q, enum quota_class class);
  * How many bytes must be freed before @bytes of @class may be charged; 0 when
  * they may now. UINT64_MAX when freeing cannot help (larger than the class
  * may ever hold, or the disk is fuller than min_free without our doing).
- * SYSTEM and EVICT don't look at the disk.
+ * WHEELS, SYSTEM and EVICT don't look at the disk.
  */
 uint64_t quota_shortfall(const struct quota *q, enum quota_class class,
 			 uint64_t bytes);
@@ -71,7 +72,7 @@ uint64_t quota_shortfall(const struct quota *q, enum quota_class class,
 /* Bytes to free so that charged is at low; 0 unless above high. */
 uint64_t quota_pressure(const struct quota *q);
 
-/* True when the disk is fuller than min_free: nothing is to be stored. */
+/* True when the disk is fuller than min_free: only wheels are to be stored. */
 bool quota_disk_full(const struct quota *q);
 
 /* Used above limit (a limit made smaller); what is reserved does not count. */

@@ -170,7 +170,7 @@ static int waiter_ready_locked(struct room *rm, const struct room_waiter *w)
 	if (w->disk) {
 		if (gained >= w->bytes)
 			return 1;
-		over |= exhausted_locked(rm, false);
+		over |= exhausted_locked(rm, w->class == QUOTA_WHEELS);
 		return over ? (gained ? 1 : -ENOSPC) : 0;
 	}
 	look_at_disk_locked(rm);
@@ -231,9 +231,9 @@ int room_try(struct room *rm, uint64_t bytes)
 	return 0;
 }
 
-int room_disk_full(struct room *rm, uint64_t bytes)
+int room_disk_full(struct room *rm, enum quota_class class, uint64_t bytes)
 {
-	struct room_waiter w = { .class = QUOTA_HTTP,
+	struct room_waiter w = { .class = class,
 				 .disk = true,
 				 .bytes = bytes ? bytes : 1 };
 	int r;

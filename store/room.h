@@ -50,7 +50,8 @@ void room_set_limit(struct room *rm, uint64_t limit, uint64_t low,
  * made reusable, so the file hardly grows; and a deletion must not fail.
  * QUOTA_EVICT never waits, nor does QUOTA_SYSTEM in the evictor's own thread.
  *
- * Returns 0, or -ENOSPC. On a disk fuller than min_free that comes at once.
+ * Returns 0, or -ENOSPC. On a disk fuller than min_free that comes at once,
+ * except for QUOTA_WHEELS.
  */
 int room_reserve(struct room *rm, enum quota_class class, uint64_t bytes);
 
@@ -73,7 +74,7 @@ void room_raise_part(struct room *rm, enum room_part part, uint64_t bytes);
 
 /* The disk itself said ENOSPC although we had room: make the evictor free
  * @bytes and wait like room_reserve(). 0: try again; -ENOSPC: nothing came. */
-int room_disk_full(struct room *rm, uint64_t bytes);
+int room_disk_full(struct room *rm, enum quota_class class, uint64_t bytes);
 
 /*
  * The evictor's side; one thread. room_wait() sleeps until there is something
@@ -103,7 +104,7 @@ void room_stop(struct room *rm);
 struct room_stat {
 	struct quota quota; /* a copy */
 	uint64_t reserved;  /* of charged: acts under way */
-	bool disk_full;	    /* fuller than min_free: nothing is stored */
+	bool disk_full;	    /* fuller than min_free: only wheels are stored */
 	bool exhausted;	    /* the last pass found nothing more to evict */
 };
 void room_stat(struct room *rm, struct room_stat *ret);

@@ -397,7 +397,7 @@ static void status_reason(const struct room_stat *rs,
 		ret->state = STORE_DISK_FULL;
 		snprintf(
 			ret->reason, sizeof(ret->reason),
-			"less than min_free is left on the disk below: hits are served, nothing is stored");
+			"less than min_free is left on the disk below: hits are served, only wheels built here are stored");
 	} else if (rs->exhausted) {
 		snprintf(
 			ret->reason, sizeof(ret->reason),

@@ -254,11 +254,12 @@ void store_read_end(struct store_read *rd);
 ssize_t store_file_read(struct store_file *f, uint64_t off, void *buf,
 			size_t len);
 
-/* All of it, or an error. @writeback: the caller cannot tell anyone of an
- * error (page cache written back for a mapping): a failure marks the file
- * bad, and it is dropped when it is closed for the last time. */
+/* All of it, or an error. A failure marks the file bad if nobody may be told of
+ * it (@writeback: page cache of a mapping), or if it is a wheel that pip built:
+ * it is dropped when it is closed for the last time. */
 ssize_t store_file_write(struct store_file *f, uint64_t off, const void *buf,
 			 size_t len, bool writeback);
+bool store_file_is_bad(struct store_file *f);
 /* fallocate(2): mode 0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; else -EOPNOTSUPP. */
 int store_file_fallocate(struct store_file *f, int mode, uint64_t off,
 			 uint64_t len);

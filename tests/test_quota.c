@@ -142,7 +142,7 @@ START_TEST(disk_below_is_left_its_min_free)
 }
 END_TEST
 
-START_TEST(nothing_is_stored_on_a_fuller_disk)
+START_TEST(only_wheels_are_stored_on_a_fuller_disk)
 {
 	struct quota q = quota_of(GIB);
 
@@ -151,7 +151,11 @@ START_TEST(nothing_is_stored_on_a_fuller_disk)
 	q.disk_free = 100 * MIB - 1;
 	ck_assert(quota_disk_full(&q));
 	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_HTTP, 1), UINT64_MAX);
-	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_WHEELS, 1), UINT64_MAX);
+	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_OTHER, 1), UINT64_MAX);
+	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_WHEELS, 1), 0);
+	/* The limit holds for them too. */
+	ck_assert_uint_gt(quota_shortfall(&q, QUOTA_WHEELS, GIB / 4 * 3), 0);
+	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_WHEELS, GIB), UINT64_MAX);
 	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_SYSTEM, 1), 0);
 	ck_assert_uint_eq(quota_shortfall(&q, QUOTA_EVICT, 1), 0);
 }
@@ -250,7 +254,7 @@ int main(void)
 	tcase_add_test(marks, each_class_stops_at_its_ceiling);
 	tcase_add_test(marks, deletions_go_on_while_the_limit_does_not_hold);
 	tcase_add_test(marks, disk_below_is_left_its_min_free);
-	tcase_add_test(marks, nothing_is_stored_on_a_fuller_disk);
+	tcase_add_test(marks, only_wheels_are_stored_on_a_fuller_disk);
 	tcase_add_test(marks, pressure_begins_above_high_and_ends_at_low);
 	suite_add_tcase(suite, marks);
 	tcase_add_test(sizes, sizes_are_understood);

@@ -348,6 +348,43 @@ def test_open_entries_are_not_pushed_out_by_wheels(mount):
     assert len(present(store, range(taken))) < taken
 
 
+@contextlib.contextmanager
+def half_a_wheel(store):
+    """A wheel that pip copies to its place, as it does, and there is no room
+    for all of it."""
+    path = pipshape.wheel_path(store.mnt, 1)
+    path.parent.mkdir(parents=True)
+    with path.open("wb", buffering=0) as f:
+        with pytest.raises(OSError) as e:
+            for _ in range(32):
+                f.write(bytes(MIB))
+        assert e.value.errno == errno.ENOSPC
+        yield path
+
+    def is_gone():  # the kernel may know its name for a while
+        try:
+            path.open("rb").close()
+        except FileNotFoundError:
+            return True
+        return False
+    wait_for(is_gone, "half a wheel to go")
+
+
+def test_half_a_wheel_is_none(mount):
+    store = mount("limit=16M")
+    with half_a_wheel(store) as path:
+        assert path.stat().st_size > MIB
+    pipshape.store_wheel(store.mnt, 1, MIB)
+    assert path.read_bytes() == pipshape.content(path, MIB)
+
+
+def test_half_a_wheel_is_none_for_the_next_daemon_either(mount):
+    store = mount("limit=16M")
+    store.expect("the daemon was ended by signal 9; another one goes on")
+    with half_a_wheel(store):
+        os.kill(store.status()["pid"], signal.SIGKILL)
+
+
 def test_http_goes_before_wheels(mount):
     store = mount("limit=64M,grace=0")
     for n in range(5):
@@ -580,6 +617,8 @@ def test_min_free_is_left_to_others(mount, loopfs):
     assert status["state"] == "disk-full" and status["reason"] != ""
     # Hits are served all the same.
     assert all(pipshape.load(store.mnt, n, MIB) for n in range(10))
+    # pip would give up a build that cannot store its wheel.
+    pipshape.store_wheel(store.mnt, 1, MIB)
     ballast.unlink()
     assert wait_for(lambda: fill(store, 1, first=100), "room again")
     assert store.status()["state"] == "ok"
