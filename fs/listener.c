@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -64,11 +65,17 @@ int listener_check(const char *path, char *why, size_t why_size)
 
 /* ---- the process ---- */
 
-static bool has_comm(pid_t pid, const char *comm)
+/* Root's process of that name: others may call themselves anything. */
+static bool is_named(pid_t pid, const char *comm)
 {
 	char path[PROC_PATH_MAX], line[COMM_MAX] = "";
 	cleanup_file FILE *f = NULL;
+	struct stat st;
 
+	/* The directory is the user's, though what is in it may be root's. */
+	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+	if (stat(path, &st) < 0 || st.st_uid != 0)
+		return false;
 	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
 	f = fopen(path, "re");
 	if (!f || !fgets(line, sizeof(line), f))
@@ -94,18 +101,6 @@ static unsigned long parse_socket(char *line, const char *path)
 	    strcmp(line, path) != 0)
 		return 0;
 	return strtoul(field[6], NULL, 10);
-}
-
-static unsigned long inode_of(const char *path)
-{
-	cleanup_file FILE *f = fopen("/proc/net/unix", "re");
-	cleanup_free char *line = NULL;
-	unsigned long inode = 0;
-	size_t size = 0;
-
-	while (f && !inode && getline(&line, &size, f) > 0)
-		inode = parse_socket(line, path);
-	return inode;
 }
 
 static bool holds(pid_t pid, unsigned long inode)
@@ -138,10 +133,26 @@ static pid_t find_holder(const char *comm, unsigned long inode)
 	while (proc && (d = readdir(proc)) != NULL) {
 		pid_t pid = (pid_t)strtol(d->d_name, NULL, 10);
 
-		if (pid > 0 && has_comm(pid, comm) && holds(pid, inode))
+		if (pid > 0 && is_named(pid, comm) && holds(pid, inode))
 			return pid;
 	}
 	return 0;
+}
+
+/* In other mount namespaces others may listen on the same path. */
+static pid_t find_server(const char *path, const char *comm)
+{
+	cleanup_file FILE *f = fopen("/proc/net/unix", "re");
+	cleanup_free char *line = NULL;
+	size_t size = 0;
+	pid_t pid = 0;
+
+	while (f && !pid && getline(&line, &size, f) > 0) {
+		unsigned long inode = parse_socket(line, path);
+
+		pid = inode ? find_holder(comm, inode) : 0;
+	}
+	return pid;
 }
 
 int listener_find(const char *path, const char *comm, pid_t *ret, char *why,
@@ -151,7 +162,6 @@ int listener_find(const char *path, const char *comm, pid_t *ret, char *why,
 	cleanup_close int fd = connect_to(path);
 	struct ucred peer = { .pid = 0 };
 	socklen_t size = sizeof(peer);
-	unsigned long inode;
 
 	if (fd < 0 ||
 	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) {
@@ -166,15 +176,14 @@ int listener_find(const char *path, const char *comm, pid_t *ret, char *why,
 			path, peer.uid);
 		return -EPERM;
 	}
-	if (peer.pid > 0 && has_comm(peer.pid, comm)) {
+	if (peer.pid > 0 && is_named(peer.pid, comm)) {
 		*ret = peer.pid;
 		return 0;
 	}
 	/* A name in /run may have been bound as one in /var/run. */
-	inode = inode_of(path);
-	if (!inode && real)
-		inode = inode_of(real);
-	*ret = inode ? find_holder(comm, inode) : 0;
+	*ret = find_server(path, comm);
+	if (*ret == 0 && real)
+		*ret = find_server(real, comm);
 	if (*ret > 0)
 		return 0;
 	snprintf(

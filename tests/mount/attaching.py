@@ -26,7 +26,11 @@ class Attach:
                 [mounted.binary(), "attach", engine, str(store.mnt),
                  "--interval", INTERVAL, *map(str, args)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        self.await_line("attached to")
+        try:
+            self.await_line("attached to")
+        except BaseException:
+            self.kill()
+            raise
 
     def log(self):
         return self.log_file.read_text(encoding="utf-8")[self.begin:]

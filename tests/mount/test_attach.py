@@ -324,6 +324,37 @@ def test_the_socket_of_a_user_is_not_believed(mount, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+# Listens on the same path, elsewhere, and calls himself dockerd.
+IMPOSTOR = f"""
+import os, pathlib, socket, sys
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1])
+    listener.listen()
+    pathlib.Path("/proc/self/comm").write_text("dockerd")
+    os.setuid({NOBODY})
+    print("listening", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_calls_himself_dockerd_is_not_believed(mount, tmp_path):
+    store = mount()
+    socket = tmp_path / "run" / "sock"
+    socket.parent.mkdir()
+    with FakeEngine(socket, {"/version": DOCKER, "/info": INFO}), \
+            subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c",
+                 'mount -t tmpfs none "${2%/*}" && exec python3 -c "$1" "$2"',
+                 "sh", IMPOSTOR, str(socket)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE) as impostor:
+        assert impostor.stdout.readline() == b"listening\n"
+        done = store.run("attach", "docker", store.mnt, "--docker-host",
+                         socket)
+        impostor.stdin.close()
+    assert done.returncode == 1
+    assert "is not dockerd's own socket" in done.stderr
+
+
 class Grpc(socketserver.BaseRequestHandler):
     """What buildkitd says to HTTP/1.1: frames of HTTP/2."""
 
