@@ -69,6 +69,9 @@ static int take_path(const struct parser *p, const char *key, const char *value,
 		return refuse(p,
 			      "%s=%s must be a path that begins with a slash",
 			      key, value);
+	if (strstr(value, " #") || strstr(value, "\t#"))
+		return refuse(p, "%s=%s: a comment has a line of its own", key,
+			      value);
 	copy = strdup(value);
 	if (!copy)
 		return out_of_memory(p);

@@ -97,6 +97,8 @@ START_TEST(what_is_wrong_is_named_with_its_line)
 		  NAME ":1: 'limit=5G # or so': white space" },
 		{ "limit=1G\\\n", "has neither a comma nor a backslash" },
 		{ "store=\n", NAME ":1: store= must be a path" },
+		{ "store = /a/b  # the SSD\n",
+		  NAME ":1: store=/a/b  # the SSD: a comment has a line" },
 		{ "store=a/b\n", "store=a/b must be a path" },
 		{ "mountpoint\n", "unknown mount option 'mountpoint'" },
 		{ "\x1b[31m\n", NAME ":1: a control character (27)" },
