@@ -184,20 +184,27 @@ class Store:
                     pass
         return total
 
-    def prune(self, *args, still_open=0):
-        """`pipcachefs prune`, when no more than @still_open files are open:
-        close(2) returns before the daemon is told."""
+    def await_closed(self, still_open=0):
+        """Wait until no more than @still_open files are open: close(2)
+        returns before the daemon is told."""
         wait_for(lambda: self.status()["open_files"] <= still_open,
                  f"{still_open} open files: {self.status()}")
+
+    def prune(self, *args, still_open=0):
+        """`pipcachefs prune`, when no more than @still_open files are open."""
+        self.await_closed(still_open)
         return self.do("prune", self.path, *args)
 
-    def settle(self):
-        """Wait until nothing happens in the background any more."""
-        self.sync()
-
+    def settle(self, still_open=0):
+        """Wait until nothing happens in the background any more, with no more
+        than @still_open files open, and all is saved; the status."""
         def quiet():
             s = self.status()
             return s["unsummed"] == 0 and s["used"]["freed"] == 0 and s
+        self.await_closed(still_open)
+        self.sync()
+        wait_for(quiet, f"quiet: {self.status()}")
+        self.sync()  # what was summed since the first one
         return wait_for(quiet, f"quiet: {self.status()}")
 
     # ---- the end of a test ----

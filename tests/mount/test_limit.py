@@ -533,6 +533,7 @@ def test_prune(mount):
     assert present(store, range(10)) == list(range(10))
     store.do("prune", store.mnt, "--older-than", "1d")
     assert present(store, range(10)) == list(range(10))
+    store.await_closed()
     store.do("prune", store.mnt, "--all")
     assert present(store, range(10)) == []
     fill(store, 10)

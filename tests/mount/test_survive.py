@@ -291,7 +291,7 @@ def test_what_is_open_stays_open(mount):
     assert os.fstat(gone.fileno()).st_nlink == 0
     grows.close()
     old.close()
-    store.settle()
+    store.settle(still_open=1)
     before = store.du()
     gone.close()
     wait_for(lambda: store.settle() and store.du() <= before - 300_000,
