@@ -16,7 +16,7 @@ import pytest
 BAD_LINES = re.compile(r"^pipcachefs: (error|warning): |^<[0-4]>|Sanitizer"
                        r"|runtime error:|[Aa]ssertion|stack smashing")
 # A test that hangs in the mount is ended by aborting its FUSE connection.
-HANG_SECONDS = 7200 if os.environ.get("PIPCACHEFS_LONG") else 300
+HANG_SECONDS = 7200 if os.environ.get("PIPCACHEFS_LONG") else 1200
 
 
 def binary():

@@ -98,6 +98,9 @@ class Hammers:
             [sys.executable, HAMMER, store.mnt / f"hammer{seed}", str(seed)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True) for seed in seeds]
+        wait_for(lambda: self.failed() or all(
+            (store.mnt / f"hammer{seed}").exists() for seed in seeds),
+                 "the hammers")
 
     def failed(self):
         return any(p.poll() is not None for p in self.running)
@@ -223,7 +226,7 @@ def test_killed_under_load(mount, wheels, pip_of, tmp_path,
         try:
             sequences_until(store, plain, lambda: not killer.is_alive()
                             or hammers.failed() or installs.errors)
-            killer.join(timeout=3600 if LONG else 300)
+            killer.join(timeout=3600 if LONG else 900)
         finally:
             killer.stop.set()
             killer.join()
@@ -248,7 +251,7 @@ def test_killed_at_each_system_call(mount):
     kill_daemon(store)  # the first is not killed by itself
     wait_for(lambda: hammers.failed()
              or store.log().count("another one goes on") >= kills,
-             f"{kills} deaths", seconds=3600 if LONG else 240)
+             f"{kills} deaths", seconds=3600 if LONG else 900)
     assert hammers.stop() > kills
     taken, replayed, given_up = taken_over_anyway(store)
     assert given_up == 0
@@ -658,6 +661,7 @@ def test_the_model_of_the_hammers_is_right(tmp_path):
     hammer = subprocess.Popen([sys.executable, HAMMER, tmp_path / "h", "5"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True)
+    wait_for((tmp_path / "h").exists, "its first operation")
     time.sleep(1)
     out, _ = hammer.communicate(timeout=60)
     assert hammer.returncode == 0 and int(out) > 100
