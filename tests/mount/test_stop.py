@@ -14,6 +14,7 @@ import time
 import pytest
 
 from mounted import binary, is_mounted, is_running, wait_for
+from sysops import LET_GO
 
 MIB = 1 << 20
 
@@ -34,7 +35,7 @@ def bound_elsewhere(directory):
     """A process in whose mount namespace, and in no other, it is at /mnt."""
     return process(
         "unshare", "--mount", "--propagation", "private", "bash", "-ec",
-        'mount --bind "$1" /mnt; umount "$1"; echo ready; exec cat', "bash",
+        f'mount --bind "$1" /mnt; {LET_GO} echo ready; exec cat', "bash",
         directory)
 
 
