@@ -91,7 +91,8 @@ def check(store):
 # ---- load ----
 
 class Hammers:
-    """Processes that change directories of their own, see hammer.py."""
+    """Processes that change directories of their own, see hammer.py. They
+    have begun when this is made."""
 
     def __init__(self, store, seeds):
         self.running = [subprocess.Popen(
