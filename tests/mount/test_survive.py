@@ -250,8 +250,13 @@ def test_killed_at_each_system_call(mount):
                   LD_PRELOAD=str(beside("libcrashpoint.so")))
     hammers = Hammers(store, range(10, 14))
     kill_daemon(store)  # the first is not killed by itself
-    wait_for(lambda: hammers.failed()
-             or store.log().count("another one goes on") >= kills,
+
+    def enough():
+        """Few hit a request that was done: how many, is chance."""
+        deaths = store.log().count("another one goes on")
+        return deaths >= 5 * kills or (
+            deaths >= kills and taken_over_anyway(store)[1] >= kills // 50)
+    wait_for(lambda: hammers.failed() or enough(),
              f"{kills} deaths", seconds=3600 if LONG else 900)
     assert hammers.stop() > kills
     taken, replayed, given_up = taken_over_anyway(store)
