@@ -17,6 +17,10 @@ BAD_LINES = re.compile(r"^pipcachefs: (error|warning): |^<[0-4]>|Sanitizer"
                        r"|runtime error:|[Aa]ssertion|stack smashing")
 # A test that hangs in the mount is ended by aborting its FUSE connection.
 HANG_SECONDS = 7200 if os.environ.get("PIPCACHEFS_LONG") else 1200
+# A daemon ends when nobody has its mount any more; and a build of a test beside
+# this one, in a mount namespace of its own, has all that were there when it
+# began.
+END_SECONDS = 360
 
 
 def binary():
@@ -86,7 +90,7 @@ class Store:
             env[name] = f"{options}:log_path={self.logs}/sanitizer".lstrip(":")
         return env
 
-    def run(self, *args, timeout=120, **kwargs):
+    def run(self, *args, timeout=END_SECONDS, **kwargs):
         """Run `pipcachefs ARGS` and return the finished process."""
         return subprocess.run(
             [binary(), *map(str, args)], env=self._environment(),
@@ -137,7 +141,7 @@ class Store:
     def _reap(self, expected=None):
         if not self.process:
             return
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=END_SECONDS)
         self.process = None
         if expected is not None:
             assert code == expected, f"the daemon ended with {code}"
@@ -234,7 +238,8 @@ class Store:
                 self._reap()
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                return "the daemon did not end within 60 s of its unmount"
+                return (f"the daemon did not end within {END_SECONDS} s of "
+                        "its unmount")
         if self.hung:
             return f"the test hung: aborted after {HANG_SECONDS} s"
         bad = [line for line in self.log().splitlines()
