@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import socketserver
-import subprocess
 import threading
 import time
 
@@ -191,7 +190,7 @@ def test_a_mount_may_go_and_come_back(docker, index, attach, tmp_path):
         store = attached.store
         await_covers(docker, attached, 1)
         # The covers keep the daemon going until they are taken away.
-        subprocess.run(["umount", store.mnt], check=True)
+        attaching.unmount(store)
         attached.await_line("is not mounted any more")
         await_covers(docker, attached, 0)
         store.process.wait(timeout=END_SECONDS)

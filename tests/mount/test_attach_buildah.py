@@ -78,7 +78,7 @@ def test_a_killed_attach_is_gone_on_with(mount, tmp_path):
     before = covers(store, tmp)
     with Attach(*args):
         # A mount that goes takes its covers along.
-        subprocess.run(["umount", store.mnt], check=True)
+        attaching.unmount(store)
         wait_for(lambda: covers(store, tmp) == [], "no covers")
         store.process.wait(timeout=END_SECONDS)
         store.mount()
