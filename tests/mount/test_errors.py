@@ -258,8 +258,12 @@ def write_until_dead(top, share):
     for n in range(share, 4000, 4):
         try:
             pipshape.store(top, n, pipshape.body_size(n, MIB))
-        except OSError:
-            return
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                return
+            # A slow disk makes room more slowly than a write waits for it.
+            with contextlib.suppress(OSError):
+                pipshape.leave_no_temporary(top, n)
 
 
 def test_a_daemon_killed_under_load_leaves_whole_files(mount):
@@ -458,7 +462,7 @@ def test_packs_of_a_lost_index_are_charged_and_go_first(mount):
     store.mount()
     assert store.status()["charged_bytes"] > 30 * MIB
     for n in range(100, 150):
-        pipshape.store(store.mnt, n, MIB)
+        pipshape.patiently(pipshape.store, store.mnt, n, MIB)
         assert store.du() <= 64 * MIB
     store.settle()
     assert not (store.path / "packs.bad").exists()

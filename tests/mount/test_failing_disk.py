@@ -8,6 +8,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 
@@ -190,6 +191,8 @@ def test_daemons_die_on_a_full_disk(mount, loopfs, kind, size):
         die(store)
         assert serves(store, range(5)) == [0, 1, 2, 3, 4]
     filler.unlink()
+    # xfs gives its blocks back a moment later.
+    wait_for(lambda: shutil.disk_usage(fs).free > 50 * MIB, "free blocks")
     pipshape.store(store.mnt, 20, SIZE)
     assert serves(store, [20]) == [20]
     store.umount()
