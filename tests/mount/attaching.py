@@ -9,6 +9,7 @@ import signal
 import subprocess
 
 import mounted
+from benchlib import engines
 from mounted import wait_for
 
 TARGET = "/root/.cache/pip"
@@ -73,6 +74,12 @@ def covers(store, below, pid="self"):
     return sorted(found)
 
 
+def unmount(store):
+    """umount(8), as often as `attach` just looks at the mount point."""
+    wait_for(lambda: subprocess.run(["umount", store.mnt],
+                                    check=False).returncode == 0, "unmount")
+
+
 def cached(store):
     """The files in the cache, by their paths, with their sizes."""
     found = {}
@@ -128,10 +135,18 @@ class Builds:
 
 def cache_mounts(docker):
     """The engine's records of cache mounts, by id."""
-    done = subprocess.run(
-        ["curl", "-s", "--unix-socket", docker.socket,
-         "http://docker/system/df"], check=True, capture_output=True)
-    return {b["ID"]: b for b in json.loads(done.stdout)["BuildCache"] or []
+    def told():
+        done = subprocess.run(
+            ["curl", "-s", "--unix-socket", docker.socket,
+             "http://docker/system/df"], check=True, capture_output=True)
+        answer = json.loads(done.stdout)
+        assert "BuildCache" in answer or engines.BUSY in answer["message"], \
+            answer
+        return "BuildCache" in answer and answer
+
+    # Of two that ask at once, as `attach` does too, one is refused.
+    answer = wait_for(told, "the engine's records")
+    return {b["ID"]: b for b in answer["BuildCache"] or []
             if b["Type"] == "exec.cachemount"}
 
 

@@ -16,7 +16,11 @@ import pytest
 BAD_LINES = re.compile(r"^pipcachefs: (error|warning): |^<[0-4]>|Sanitizer"
                        r"|runtime error:|[Aa]ssertion|stack smashing")
 # A test that hangs in the mount is ended by aborting its FUSE connection.
-HANG_SECONDS = 7200 if os.environ.get("PIPCACHEFS_LONG") else 300
+HANG_SECONDS = 7200 if os.environ.get("PIPCACHEFS_LONG") else 1200
+# A daemon ends when nobody has its mount any more; and a build of a test beside
+# this one, in a mount namespace of its own, has all that were there when it
+# began.
+END_SECONDS = 360
 
 
 def binary():
@@ -86,7 +90,7 @@ class Store:
             env[name] = f"{options}:log_path={self.logs}/sanitizer".lstrip(":")
         return env
 
-    def run(self, *args, timeout=120, **kwargs):
+    def run(self, *args, timeout=END_SECONDS, **kwargs):
         """Run `pipcachefs ARGS` and return the finished process."""
         return subprocess.run(
             [binary(), *map(str, args)], env=self._environment(),
@@ -137,7 +141,7 @@ class Store:
     def _reap(self, expected=None):
         if not self.process:
             return
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=END_SECONDS)
         self.process = None
         if expected is not None:
             assert code == expected, f"the daemon ended with {code}"
@@ -151,10 +155,10 @@ class Store:
         del self.env[name]
         return self.remount()
 
-    def kill9(self):
+    def kill9(self, status=None):
         """SIGKILL keeper and daemon, as if the machine had been reset, and
-        clear the mount."""
-        status = self.status()
+        clear the mount. @status: of them, if there is no time to ask."""
+        status = status or self.status()
         os.kill(status["keeper_pid"], signal.SIGKILL)
         os.kill(status["pid"], signal.SIGKILL)
         self._reap()
@@ -184,20 +188,27 @@ class Store:
                     pass
         return total
 
-    def prune(self, *args, still_open=0):
-        """`pipcachefs prune`, when no more than @still_open files are open:
-        close(2) returns before the daemon is told."""
+    def await_closed(self, still_open=0):
+        """Wait until no more than @still_open files are open: close(2)
+        returns before the daemon is told."""
         wait_for(lambda: self.status()["open_files"] <= still_open,
                  f"{still_open} open files: {self.status()}")
+
+    def prune(self, *args, still_open=0):
+        """`pipcachefs prune`, when no more than @still_open files are open."""
+        self.await_closed(still_open)
         return self.do("prune", self.path, *args)
 
-    def settle(self):
-        """Wait until nothing happens in the background any more."""
-        self.sync()
-
+    def settle(self, still_open=0):
+        """Wait until nothing happens in the background any more, with no more
+        than @still_open files open, and all is saved; the status."""
         def quiet():
             s = self.status()
             return s["unsummed"] == 0 and s["used"]["freed"] == 0 and s
+        self.await_closed(still_open)
+        self.sync()
+        wait_for(quiet, f"quiet: {self.status()}")
+        self.sync()  # what was summed since the first one
         return wait_for(quiet, f"quiet: {self.status()}")
 
     # ---- the end of a test ----
@@ -227,7 +238,8 @@ class Store:
                 self._reap()
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                return "the daemon did not end within 60 s of its unmount"
+                return (f"the daemon did not end within {END_SECONDS} s of "
+                        "its unmount")
         if self.hung:
             return f"the test hung: aborted after {HANG_SECONDS} s"
         bad = [line for line in self.log().splitlines()

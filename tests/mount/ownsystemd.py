@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 
 from mounted import wait_for
+from sysops import LET_GO, user_database
 
 SYSTEMD = "/lib/systemd/systemd"
 UNITS = ("/etc/systemd/own", "/usr/local/lib/systemd/system")
@@ -28,8 +29,7 @@ INNER = r"""
 set -e
 mount --make-rprivate /
 mount -t proc proc /proc
-# Others' mounts would not end as long as this namespace has them too.
-findmnt -n -l -t fuse.pipcachefs -o TARGET | tac | xargs -r -d '\n' umount -l
+""" + LET_GO + r"""
 mount --make-rshared /
 umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -74,7 +74,9 @@ class OwnSystemd:
         self.outer = None
         for name in ("etc", "var", "local"):
             (scratch / name).mkdir(parents=True)
-        subprocess.run(["cp", "-a", "/etc/.", scratch / "etc"], check=True)
+        with user_database():
+            subprocess.run(["cp", "-a", "/etc/.", scratch / "etc"],
+                           check=True)
         subprocess.run(["cmake", "--install", build, "--prefix",
                         scratch / "local"], check=True, capture_output=True)
         (scratch / "etc" / "pipcachefs").mkdir()

@@ -2,11 +2,17 @@
 """Files as pip writes them into its cache; what is in one follows from its
 name, so that whoever finds one can tell whether its bytes are right."""
 
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
 import random
 import tempfile
+import time
+
+# How long a write waits for room that eviction makes, see store/room.h.
+ROOM_SECONDS = 2
 
 
 def key(n):
@@ -87,3 +93,28 @@ def store_wheel(top, n, size):
     path = wheel_path(top, n)
     write_file(path.with_name("origin.json"), b"{}")
     write_file(path, content(path, size))
+
+
+def leave_no_temporary(top, n):
+    """What a write of entry @n, or of wheel @n, that failed has left."""
+    header = header_path(top, n)
+    for where, pattern in ((header.parent, header.name + "?*.tmp"),
+                           (wheel_path(top, n).parent, "*.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            for left in where.glob(pattern):
+                left.unlink(missing_ok=True)
+
+
+def patiently(put, top, n, size):
+    """`put(top, n, size)`, again where eviction took longer than a write waits
+    for it, as on a disk that is slow: then there is room the next time. That
+    there is none at once stays an error."""
+    while True:
+        begun = time.monotonic()
+        try:
+            return put(top, n, size)
+        except OSError as e:
+            if (e.errno != errno.ENOSPC
+                    or time.monotonic() - begun < ROOM_SECONDS):
+                raise
+        leave_no_temporary(top, n)

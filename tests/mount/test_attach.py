@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import socketserver
-import subprocess
 import threading
 import time
 
@@ -17,8 +16,8 @@ import attaching
 from attaching import Attach, Builds, TARGET, cached, covers
 from benchlib import engines
 from index import Index
-from mounted import is_mounted, wait_for
-from sysops import NOBODY
+from mounted import END_SECONDS, is_mounted, wait_for
+from sysops import LET_GO, NOBODY
 
 WEB = ["requests", "numpy"]
 CLI = ["requests", "click"]
@@ -191,10 +190,10 @@ def test_a_mount_may_go_and_come_back(docker, index, attach, tmp_path):
         store = attached.store
         await_covers(docker, attached, 1)
         # The covers keep the daemon going until they are taken away.
-        subprocess.run(["umount", store.mnt], check=True)
+        attaching.unmount(store)
         attached.await_line("is not mounted any more")
         await_covers(docker, attached, 0)
-        store.process.wait(timeout=60)
+        store.process.wait(timeout=END_SECONDS)
         builds.build(["click"], "a")
         store.mount()
         attached.await_line("is mounted again")
@@ -213,8 +212,10 @@ def test_a_mount_may_go_and_come_back(docker, index, attach, tmp_path):
 def test_an_engine_in_a_namespace_of_its_own(tmp_path, base_tarball, index,
                                              attach, monkeypatch):
     own = tmp_path / "dockerd"
+    inner = tmp_path / "inner"
+    inner.write_text(f'{LET_GO}exec {engines.DOCKERD} "$@"\n')
     own.write_text("#!/bin/sh\nexec unshare --mount --propagation private "
-                   f"{engines.DOCKERD} \"$@\"\n")
+                   f"sh {inner} \"$@\"\n")
     own.chmod(0o755)
     monkeypatch.setattr(engines, "DOCKERD", str(own))
     with engines.Docker(tmp_path / "docker") as docker:

@@ -13,7 +13,7 @@ import attaching
 from attaching import Attach, Builds, TARGET, cached, covers
 from benchlib import engines
 from index import Index
-from mounted import wait_for
+from mounted import END_SECONDS, wait_for
 
 WEB = ["requests", "six"]
 CLI = ["requests", "click"]
@@ -78,9 +78,9 @@ def test_a_killed_attach_is_gone_on_with(mount, tmp_path):
     before = covers(store, tmp)
     with Attach(*args):
         # A mount that goes takes its covers along.
-        subprocess.run(["umount", store.mnt], check=True)
+        attaching.unmount(store)
         wait_for(lambda: covers(store, tmp) == [], "no covers")
-        store.process.wait(timeout=60)
+        store.process.wait(timeout=END_SECONDS)
         store.mount()
         wait_for(lambda: covers(store, tmp) == before, "covers")
     assert covers(store, tmp) == []

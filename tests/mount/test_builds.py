@@ -169,13 +169,16 @@ def test_container_sees_a_later_mount(parent, mount, podman, index):
                "--env", f"PIP_INDEX_URL={index.url}",
                "--env", "PIP_TRUSTED_HOST=127.0.0.1",
                "--env", "PIP_BREAK_SYSTEM_PACKAGES=1", engines.BASE,
-               "sh", "-c", "touch /root/.cache/pip/runs; until "
-               "[ -e /root/.cache/pip/go ]; do sleep 0.2; done; " + INSTALL)
+               # Who looks into the mount just then keeps it busy.
+               "sh", "-c", "touch /root/.cache/pip/seen; "
+               "touch /root/.cache/runs; until [ -e /root/.cache/go ]; "
+               "do sleep 0.2; done; " + INSTALL)
     try:
-        wait_for((store.mnt / "runs").exists, "the container to run")
+        wait_for((parent / "runs").exists, "the container to run")
+        assert (store.mnt / "seen").exists()
         store.umount()
         store.mount()
-        (store.mnt / "go").touch()
+        (parent / "go").touch()
         assert podman.run("wait", "waits").strip() == "0"
         assert store.status()["misses"] >= 2
     finally:

@@ -55,16 +55,17 @@ def write_share(top, share, results):
             # ENOENT: an emptied directory went before the file was in it.
             assert e.errno in (errno.ENOSPC, errno.ENOENT), e
             refused += size
-            leave_no_temporary(top, n)
+            pipshape.leave_no_temporary(top, n)
     results.put((share, n, written, refused))
 
 
-def leave_no_temporary(top, n):
-    for path in (pipshape.header_path(top, n), pipshape.body_path(top, n)):
-        with contextlib.suppress(FileNotFoundError):
-            for left in path.parent.glob(path.name + "?*.tmp"):
-                with contextlib.suppress(FileNotFoundError):
-                    left.unlink()
+def is_stopped(pid):
+    """Or has it ended?"""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+            return f.read().rpartition(")")[2].split()[0] in "TtZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @contextlib.contextmanager
@@ -76,7 +77,8 @@ def stopped(processes):
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.kill(process.pid, number)
     send(signal.SIGSTOP)
-    time.sleep(0.05)  # requests under way
+    # Not before the request under way has its answer.
+    wait_for(lambda: all(is_stopped(p.pid) for p in processes), "the stop")
     try:
         yield
     finally:
@@ -228,14 +230,14 @@ def test_limit_while_large_files_are_copied(mount, loopfs, act, size, other):
 
 # ---- what goes, and what stays ----
 
-def fill(store, count, first=0, size=MIB):
+def fill(store, count, first=0, size=MIB, put=pipshape.store):
     """Entries of @size; returns how many were taken before ENOSPC."""
     for n in range(first, first + count):
         try:
-            pipshape.store(store.mnt, n, size)
+            put(store.mnt, n, size)
         except OSError as e:
             assert e.errno == errno.ENOSPC
-            leave_no_temporary(store.mnt, n)
+            pipshape.leave_no_temporary(store.mnt, n)
             return n - first
     return count
 
@@ -326,7 +328,7 @@ def test_http_stops_at_95_percent_and_wheels_go_on(mount):
     status = store.settle()
     assert status["used"]["http"] <= 0.95 * LIMIT
     for n in range(12):
-        pipshape.store_wheel(store.mnt, n, MIB)
+        pipshape.patiently(pipshape.store_wheel, store.mnt, n, MIB)
     status = store.settle()
     assert status["evictions"] > 0
     assert status["used"]["wheels"] >= 12 * MIB
@@ -341,7 +343,7 @@ def test_open_entries_are_not_pushed_out_by_wheels(mount):
         held = {n: files.enter_context(
             pipshape.body_path(store.mnt, n).open("rb")) for n in range(3)}
         for n in range(6):
-            pipshape.store_wheel(store.mnt, n, MIB)
+            pipshape.patiently(pipshape.store_wheel, store.mnt, n, MIB)
         for n, f in held.items():
             assert f.read() == pipshape.body(n, MIB)
             assert pipshape.load(store.mnt, n, MIB)
@@ -570,6 +572,7 @@ def test_prune(mount):
     assert present(store, range(10)) == list(range(10))
     store.do("prune", store.mnt, "--older-than", "1d")
     assert present(store, range(10)) == list(range(10))
+    store.await_closed()
     store.do("prune", store.mnt, "--all")
     assert present(store, range(10)) == []
     fill(store, 10)
@@ -638,7 +641,10 @@ def test_a_full_disk_gives_enospc_and_no_torn_file(mount, loopfs):
 def test_a_full_disk_evicts_and_goes_on(mount, loopfs):
     fs = loopfs("ext4", 64 * MIB)
     store = mount("limit=1G,min_free=1M,grace=0", path=fs / "store")
-    assert fill(store, 150) == 150
+
+    def put(*args):
+        pipshape.patiently(pipshape.store, *args)
+    assert fill(store, 150, put=put) == 150
     left = present(store, range(150))
     assert 149 in left and 0 not in left
     assert all(pipshape.load(store.mnt, n, MIB) for n in left)

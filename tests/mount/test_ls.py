@@ -203,6 +203,7 @@ def test_du_is_what_comes_back(mount, wheels, click):
 def test_words(mount, click):
     store = mount()
     store_wheel(store.mnt, 0, click)
+    ingested(store)
     for name in ("ls", "du"):
         assert "Usage: pipcachefs " + name in store.do(name, "--help")
         assert store.run(name).returncode == 2
@@ -257,6 +258,7 @@ def test_many_entries_come_in_pages(mount):
         store_wheel(store.mnt, n, b"x" * 10,
                     {"X-PyPI-File-Project": f"p{n}",
                      "X-PyPI-File-Version": "1"})
+    ingested(store)
     entries = listed(store)["entries"]
     assert len({e["id"] for e in entries}) == len(entries) == count
     packages = listed(store, "--packages")["packages"]

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 import mounted
+from sysops import LET_GO
 
 CHANGELOG = (pathlib.Path(__file__).parents[2]
              / "contrib" / "packaging" / "changelog")
@@ -40,10 +41,10 @@ class System:
 
     def __enter__(self):
         shutil.copyfile("/etc/resolv.conf", self.root / "etc/resolv.conf")
-        script = ('mount -t proc proc "$0/proc" && '
-                  'mount --rbind /dev "$0/dev" && '
-                  'mount -t tmpfs tmpfs "$0/run" && echo ready && '
-                  'exec chroot "$0" sleep infinity')
+        script = LET_GO + ('mount -t proc proc "$0/proc" && '
+                           'mount --rbind /dev "$0/dev" && '
+                           'mount -t tmpfs tmpfs "$0/run" && echo ready && '
+                           'exec chroot "$0" sleep infinity')
         self.holder = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh",
              "-c", script, self.root], stdout=subprocess.PIPE, text=True)

@@ -2,8 +2,6 @@
 """Builds by an ordinary user, with buildah and podman in a user namespace:
 the user is root in them, and other users there have ids of /etc/subuid."""
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -57,19 +55,11 @@ class User:
         raise AssertionError(f"{self.name} has no range in /etc/subuid")
 
 
-@contextlib.contextmanager
-def user_database():
-    """Several at once do not wait for each other: they fail."""
-    with open("/etc/login.defs", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @pytest.fixture(scope="module")
 def user():
     name = f"pipcachefs{os.getpid()}"
     home = tempfile.mkdtemp(prefix=name, dir="/tmp")
-    with user_database():
+    with sysops.user_database():
         subprocess.run(["useradd", "--no-create-home", "--home-dir", home,
                         "--shell", "/bin/sh", name], check=True)
     try:
@@ -78,7 +68,7 @@ def user():
         os.chmod(home, 0o755)
         yield User(name)
     finally:
-        with user_database():
+        with sysops.user_database():
             subprocess.run(["userdel", name], check=True)
         shutil.rmtree(home, ignore_errors=True)
 

@@ -76,7 +76,7 @@ def test_pip_shaped_files_stay(mount):
 def test_eviction_keeps_the_limit(mount):
     store = mount("limit=32M,grace=0")
     for n in range(60):
-        pipshape.store(store.mnt, n, 1 << 20)
+        pipshape.patiently(pipshape.store, store.mnt, n, 1 << 20)
     status = store.settle()
     assert status["evictions"] > 0
     assert status["used_bytes"] <= status["charged_bytes"] <= 32 << 20

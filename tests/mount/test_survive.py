@@ -91,13 +91,17 @@ def check(store):
 # ---- load ----
 
 class Hammers:
-    """Processes that change directories of their own, see hammer.py."""
+    """Processes that change directories of their own, see hammer.py. They
+    have begun when this is made."""
 
     def __init__(self, store, seeds):
         self.running = [subprocess.Popen(
             [sys.executable, HAMMER, store.mnt / f"hammer{seed}", str(seed)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True) for seed in seeds]
+        wait_for(lambda: self.failed() or all(
+            (store.mnt / f"hammer{seed}").exists() for seed in seeds),
+                 "the hammers")
 
     def failed(self):
         return any(p.poll() is not None for p in self.running)
@@ -223,7 +227,7 @@ def test_killed_under_load(mount, wheels, pip_of, tmp_path,
         try:
             sequences_until(store, plain, lambda: not killer.is_alive()
                             or hammers.failed() or installs.errors)
-            killer.join(timeout=3600 if LONG else 300)
+            killer.join(timeout=3600 if LONG else 900)
         finally:
             killer.stop.set()
             killer.join()
@@ -246,9 +250,14 @@ def test_killed_at_each_system_call(mount):
                   LD_PRELOAD=str(beside("libcrashpoint.so")))
     hammers = Hammers(store, range(10, 14))
     kill_daemon(store)  # the first is not killed by itself
-    wait_for(lambda: hammers.failed()
-             or store.log().count("another one goes on") >= kills,
-             f"{kills} deaths", seconds=3600 if LONG else 240)
+
+    def enough():
+        """Few hit a request that was done: how many, is chance."""
+        deaths = store.log().count("another one goes on")
+        return deaths >= 5 * kills or (
+            deaths >= kills and taken_over_anyway(store)[1] >= kills // 50)
+    wait_for(lambda: hammers.failed() or enough(),
+             f"{kills} deaths", seconds=3600 if LONG else 900)
     assert hammers.stop() > kills
     taken, replayed, given_up = taken_over_anyway(store)
     assert given_up == 0
@@ -291,7 +300,7 @@ def test_what_is_open_stays_open(mount):
     assert os.fstat(gone.fileno()).st_nlink == 0
     grows.close()
     old.close()
-    store.settle()
+    store.settle(still_open=1)
     before = store.du()
     gone.close()
     wait_for(lambda: store.settle() and store.du() <= before - 300_000,
@@ -335,8 +344,9 @@ def test_keeper_and_daemon_killed_go_back_to_the_checkpoint(mount):
     store.sync()
     kill_daemon(store)
     store.sync()
+    status = store.status()
     (store.mnt / "new").write_bytes(b"n" * 5000)
-    store.kill9()
+    store.kill9(status)  # before the next checkpoint, in five seconds
     store.expect("put back to the checkpoint")
     store.mount()
     assert os.listdir(store.mnt) == ["old"]
@@ -449,7 +459,7 @@ def test_daemons_that_die_before_one_is_ready_leave_no_mount(mount):
     store = mount(start=False)
     env = {**os.environ, "CRASHPOINT_MAX": "1",
            "LD_PRELOAD": str(beside("libcrashpoint.so"))}
-    for _ in range(10):
+    for _ in range(40):
         with subprocess.Popen([binary(), "mount", "-f", store.path, store.mnt],
                               env=env, stderr=subprocess.PIPE,
                               text=True) as keeper:
@@ -501,14 +511,18 @@ def test_on_a_terminal_that_stops_who_writes_in_its_background(mount):
 # ---- hung, crashing ----
 
 def test_one_that_hangs_is_replaced(mount):
-    store = start(mount, "watchdog=2")
+    store = start(mount, "watchdog=5")
     store.expect("no sign of life")
     (store.mnt / "a").write_bytes(b"a")
     pid = daemon_pid(store)
+
+    def stopped():
+        with contextlib.suppress(OSError):  # of a thread that ended
+            return all("T (stopped)" in (task / "status").read_text()
+                       for task in pathlib.Path(f"/proc/{pid}/task").iterdir())
+        return not is_running(pid)
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: all(
-        "T (stopped)" in (task / "status").read_text()
-        for task in pathlib.Path(f"/proc/{pid}/task").iterdir()), "the stop")
+    wait_for(stopped, "the stop")
     assert (store.mnt / "a").read_bytes() == b"a"
     os.mkdir(store.mnt / "b")
     assert "no sign of life" in store.log()
@@ -658,6 +672,7 @@ def test_the_model_of_the_hammers_is_right(tmp_path):
     hammer = subprocess.Popen([sys.executable, HAMMER, tmp_path / "h", "5"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True)
+    wait_for((tmp_path / "h").exists, "its first operation")
     time.sleep(1)
     out, _ = hammer.communicate(timeout=60)
     assert hammer.returncode == 0 and int(out) > 100

@@ -82,12 +82,17 @@ def holding(systemd, directory, above=False):
         holder.end()
 
 
+def await_status(service, text):
+    """What a service says of itself comes to systemd a moment later."""
+    wait_for(lambda: text in service.show("StatusText"), text)
+
+
 def test_it_is_ready_when_it_answers_and_leaves_a_directory(systemd):
     s = systemd.service("plain", "limit = 256M\n# a comment\n")
     assert os.stat(systemd.path("/run/pipcachefs")).st_uid == 0
     s.start()
     assert s.show("ActiveState") == "active"
-    assert "/run/pipcachefs/plain" in s.show("StatusText")
+    await_status(s, "/run/pipcachefs/plain")
     assert s.show("NFileDescriptorStore") == "4"
     assert os.stat(s.mnt).st_uid == 0  # pip, as root, wants it so
     pipshape.store(s.mnt, 1, MIB)
@@ -143,15 +148,17 @@ def test_a_killed_daemon_has_a_successor(systemd):
         f.write(b"two")
         assert (s.mnt / "a").read_bytes() == b"onetwo"
     assert s.show("MainPID") == keeper and s.show("NRestarts") == "0"
-    assert "1 daemons have died" in s.show("StatusText")
+    await_status(s, "1 daemons have died")
     s.ctl("stop")
 
 
 def is_stopped(service, pid):
     """Are all threads of that process, as it is called in there?"""
     tasks = service.systemd.path(f"/proc/{pid}/task")
-    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
-               for task in tasks.iterdir())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0]
+                   == "T" for task in tasks.iterdir())
+    return False  # a thread has ended
 
 
 def test_a_killed_keeper_has_a_successor_on_the_same_mount(systemd):
@@ -278,7 +285,7 @@ def test_stop_serves_those_who_have_it_until_they_let_go(systemd):
         wait_for(lambda: "is still in use" in s.log(), "the holders' names")
         assert f"process {container.inner_pid()} (cat) has it mounted on " \
             "/mnt" in s.log()
-        assert "is still in use" in s.show("StatusText")
+        await_status(s, "is still in use")
         assert s.show("ActiveState") == "deactivating"
         # Others find the directory below; those go on.
         assert os.listdir(s.mnt) == []
