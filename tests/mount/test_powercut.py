@@ -43,7 +43,9 @@ KIB, MIB = 1 << 10, 1 << 20
 # Of a workload, and of each of its controls.
 IMAGES, CONTROL_IMAGES = (800, 40) if LONG else (60, 10)
 CONTROLS = ("data", "packs", "rename")
-NOTE = struct.Struct("<IIQQQQ"), 13  # as powerlog.h has them
+RECORD = struct.Struct("<IIQQQQ")  # as powerlog.h has it, and these types
+PUNCH, NOTE = 2, 13
+HOLES = 20  # at least, in packs that get some
 
 
 def tool(name):
@@ -137,9 +139,18 @@ class Recording:
         known = tree(self.store.mnt) if model is None else model
         self.store.sync()
         self.notes.append(known)
-        form, kind = NOTE
         with self.log.open("ab", buffering=0) as log:
-            log.write(form.pack(kind, 0, 0, len(self.notes), 0, 0))
+            log.write(RECORD.pack(NOTE, 0, 0, len(self.notes), 0, 0))
+
+    def holes(self):
+        """How many were punched so far."""
+        found = 0
+        with self.log.open("rb") as log:
+            while head := log.read(RECORD.size):
+                kind, *_, size = RECORD.unpack(head)
+                found += kind == PUNCH
+                log.seek(size, os.SEEK_CUR)
+        return found
 
     def images(self, count, without=None):
         """The lines that power_images prints, as lists of words."""
@@ -194,8 +205,11 @@ class Recording:
     def controls(self):
         """Without syncs there must be bad images, else nothing was shown."""
         for without in CONTROLS:
-            lines = self.images(CONTROL_IMAGES, without)
-            count, bad = count_of(lines)
+            # Half of them are good where it is hardest: a few may all be.
+            for number in (CONTROL_IMAGES, 5 * CONTROL_IMAGES):
+                count, bad = count_of(self.images(number, without))
+                if bad:
+                    break
             print(f"without sync of {without}: {bad} of {count} images bad")
             assert bad > 0, f"this proves nothing: without sync of {without}"
 
@@ -398,11 +412,14 @@ def test_shared_members(record):
     rec = record(64 * MIB)
     storm = Storm(rec.store.mnt, 3, fsync=False, own=0)
     rec.store.remount(rec.strict)
-    for _ in range(4 if LONG else 2):
+    rounds = 4 if LONG else 2
+    for n in range(5 * rounds):  # how many holes one makes, is chance
+        if n >= rounds and rec.holes() > HOLES:
+            break
         storm_on(rec, storm, 24, 200 if LONG else 80, still=LONG)
     rec.store.umount()
     rec.judge(storm.check_file)
-    assert rec.punches > 20
+    assert rec.punches > HOLES
     rec.controls()
 
 
