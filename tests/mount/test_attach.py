@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import socketserver
+import subprocess
 import threading
 import time
 
