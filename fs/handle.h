@@ -58,7 +58,7 @@ int handles_opened(struct handles *t, uint64_t opener, uint64_t *ret_fh);
 /* 0 and the file, still the table's; or -EBADF. */
 int handles_get(struct handles *t, uint64_t fh, struct store_file **ret);
 
-/* A write-back of it failed: also for who goes on with the rows. */
+/* It is to be dropped at its last close, also by who goes on with the rows. */
 void handles_set_bad(struct handles *t, uint64_t fh);
 
 /*

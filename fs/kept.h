@@ -46,8 +46,8 @@ struct kept_row {
 	uint64_t opener;     /* unique of the request that opened it */
 	uint32_t generation; /* of the fh that it has or had last */
 	int32_t flags;	     /* of open(2) */
-	/* Set last, when the rest is filled in. BAD: open, and a write-back of
-	 * it failed. */
+	/* Set last, when the rest is filled in. BAD: open, and to be dropped
+	 * at its last close (store_file_is_bad()). */
 	_Atomic uint32_t state;
 	/* Room for the file's id in FUSE's table of backing files: a successor
 	 * needs it to close one. 0: none, no file is passed through. */

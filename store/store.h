@@ -68,7 +68,7 @@ enum store_open_flags {
 struct store_resume {
 	uint64_t ino;
 	int flags; /* as of store_file_open() */
-	bool bad;  /* as after a failed write-back */
+	bool bad;  /* as store_file_is_bad() said */
 	/* store_open() fills it in: the caller's to close; NULL: it has gone. */
 	struct store_file *file;
 };
