@@ -106,17 +106,27 @@ int sweep_packs(struct tree *t, struct sweep_result *res)
 
 /* Inodes to look after, gathered in one read, worked off afterwards. */
 struct sweep_work {
+	bool restored;
 	uint64_t *inos; /* owned */
 	size_t n;
 	size_t size;
 };
+
+/* A wheel, which pip writes in its place, that was made, and its first byte was
+ * still to come? */
+static bool sweep_is_empty(const struct inode *in)
+{
+	return in->kind == LAYOUT_WHEEL && S_ISREG(in->mode) &&
+	       in->data == INODE_DATA_NONE;
+}
 
 static int sweep_note_unfinished(void *arg, const struct inode *in)
 {
 	struct sweep_work *work = arg;
 
 	if (!(in->flags & INODE_WRITERS) &&
-	    (in->data != INODE_DATA_PACK || in->recipe))
+	    (in->data != INODE_DATA_PACK || in->recipe) &&
+	    !(work->restored && sweep_is_empty(in)))
 		return 0;
 	if (work->n == work->size) {
 		size_t size = work->size ? work->size * 2 : 64;
@@ -170,7 +180,7 @@ static int sweep_adopt(struct tree *t, uint64_t ino)
 /* Were its bytes still on their way at the checkpoint? */
 static bool sweep_is_torn(const struct inode *in)
 {
-	return (in->flags & INODE_WRITERS) ||
+	return (in->flags & INODE_WRITERS) || sweep_is_empty(in) ||
 	       (in->data == INODE_DATA_PACK && !(in->flags & INODE_SUMMED));
 }
 
@@ -265,7 +275,7 @@ int sweep_inodes(struct tree *t, bool restored,
 		 void (*sum)(void *arg, uint64_t ino), void *sum_arg,
 		 struct sweep_result *res)
 {
-	struct sweep_work work = { .inos = NULL };
+	struct sweep_work work = { .restored = restored };
 	uint64_t unreadable = 0;
 	int r = sweep_orphans(t, res);
 

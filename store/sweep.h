@@ -6,6 +6,7 @@
  *    one that goes on;
  *  - after a restore, files of pip's trees that were being written, or were
  *    not yet summed, at the checkpoint are dropped: their bytes may be torn.
+ *    So are empty ones where wheels are: their bytes were still to come.
  *    Other files stay, as torn as any file system would leave them;
  *  - files that were not ingested are queued for it.
  *

@@ -180,6 +180,33 @@ START_TEST(after_a_restore_files_of_pip_that_had_writers_are_dropped)
 }
 END_TEST
 
+static void leave_just_made(void)
+{
+	uint64_t wheel = fx_dirs(FX_WHEEL_DIRS);
+
+	fx_put(wheel, "origin.json", 100, 1);
+	fx_file(wheel, WHEEL);
+	fx_file(ROOT, "other");
+	fx_checkpoint();
+}
+
+START_TEST(after_a_restore_a_wheel_that_was_just_made_is_dropped)
+{
+	uint64_t wheel;
+
+	fx_run_killed(leave_just_made);
+	wheel = fx_dirs(FX_WHEEL_DIRS);
+	sweep(false);
+	ck_assert_uint_eq(res.dropped, 0);
+	ck_assert(fx_find(wheel, WHEEL));
+	sweep(true);
+	ck_assert_uint_eq(res.dropped, 1);
+	ck_assert_uint_eq(fx_find(wheel, WHEEL), 0);
+	ck_assert_uint_eq(fx_find(wheel, "origin.json"), 0);
+	ck_assert(fx_find(ROOT, "other"));
+}
+END_TEST
+
 static void leave_unsummed(void)
 {
 	uint64_t dir = fx_dirs(FX_HASH_DIRS);
@@ -316,6 +343,8 @@ int main(void)
 	tcase_add_test(tc, a_store_that_was_closed_needs_only_the_ingest);
 	tcase_add_test(
 		tc, after_a_restore_files_of_pip_that_had_writers_are_dropped);
+	tcase_add_test(tc,
+		       after_a_restore_a_wheel_that_was_just_made_is_dropped);
 	tcase_add_test(tc,
 		       after_a_restore_files_of_pip_without_a_sum_are_dropped);
 	tcase_add_test(
