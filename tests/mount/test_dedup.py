@@ -488,7 +488,7 @@ def test_unlinked_while_it_is_cut(mount):
     pipshape.header_path(store.mnt, 1).unlink()
     before = time.monotonic()
     status = ingested(store)
-    assert time.monotonic() - before < 60
+    assert time.monotonic() - before < 5
     assert status["disk_data_bytes"] == status["blocks"] == 0
     assert packs(store) == []
 
@@ -542,9 +542,7 @@ def test_the_limit_holds_while_wheels_are_cut(mount, loopfs):
         process.start()
     while (any(process.is_alive() for process in writers)
            or store.status()["unsummed"]):
-        # All that du counts and more, but of one moment: du itself counts a
-        # file that goes while it looks, and what then takes its room.
-        most = max(most, used_below(fs) - empty)
+        most = max(most, used_below(fs) - empty, store.du())
         time.sleep(0.01)
     for process in writers:
         process.join()
