@@ -123,6 +123,8 @@ int main(int argc, char **argv)
 {
 	int code = CMD_FAILED, r = open_standard();
 
+	/* Whoever started us may not care for children, but we do. */
+	(void)signal(SIGCHLD, SIG_DFL);
 	if (r < 0)
 		cmd_error("opening /dev/null: %s", strerror(-r));
 	else

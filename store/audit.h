@@ -13,9 +13,8 @@
  * cut short, from a good one.
  *
  * Knows LMDB's format, not the library; reads with pread(), so that an
- * unreadable sector is an error and not a signal, and no process of its own is
- * needed to die in its place. Comes to each page once, so that it ends
- * whatever the pages say, and keeps one bit a page.
+ * unreadable sector is an error and not a signal. Comes to each page once, so
+ * that it ends whatever the pages say, and keeps one bit a page.
  */
 #ifndef STORE_AUDIT_H
 #define STORE_AUDIT_H

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -154,6 +155,13 @@ static inline int base_cond_init(pthread_cond_t *c)
 	r = pthread_cond_init(c, &attr);
 	pthread_condattr_destroy(&attr);
 	return -r;
+}
+
+/* Is that what a process dies of by what it does itself? */
+static inline bool base_is_fault(int signal)
+{
+	return signal == SIGBUS || signal == SIGSEGV || signal == SIGABRT ||
+	       signal == SIGILL || signal == SIGFPE;
 }
 
 /* What pthread_create() returned, as an error: what it lacks is memory. */

@@ -81,6 +81,14 @@ uint64_t env_disk_bytes(const struct env *env);
 int env_count_free(MDB_txn *mdb, uint64_t *ret); /* pages */
 
 /*
+ * Let LMDB read all that is in directory @path, free pages included, where no
+ * environment is open and nobody writes. A table that is not there is none.
+ * -EBADMSG: it cannot, or finds other than it counts.
+ */
+int env_read_all(const char *path, uint64_t map_bytes, const char *const *names,
+		 unsigned n);
+
+/*
  * Pin the newest snapshot: LMDB reuses none of its pages until *@ret_pin is
  * aborted. @meta gets pages 0 and 1 as they are with it. From this moment the
  * file is long enough for every page the snapshot names: LMDB may have left

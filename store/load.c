@@ -105,7 +105,9 @@ static int load_recovered(struct store *st, char *reason, size_t size)
 			 *said ? said : strerror(-found));
 		return found;
 	}
-	r = load_open(st, found, reason, size);
+	r = store_vet_closed(st, found, reason, size);
+	if (r == 0)
+		r = load_open(st, found, reason, size);
 	if (r < 0)
 		return r;
 	r = store_vet(st, found, reason, size);
@@ -156,7 +158,7 @@ int store_load_index(struct store *st, bool set_aside, char *reason,
 	if (!set_aside) {
 		snprintf(
 			reason, size,
-			"the index is unreadable (%s); mount the store to begin with an empty one",
+			"the index is unreadable (%s): run check --repair to save what is sound, or mount the store to begin with an empty one",
 			wrong);
 		return -EBADMSG;
 	}

@@ -97,9 +97,15 @@ void store_note_limit(struct store *st);
 void store_apply_growth(struct store *st);
 
 /*
+ * Before the index is opened: can LMDB read it? Not asked of one that was in use
+ * when the last process died, unless that is to be distrusted.
+ * -EBADMSG and @reason: it is of no use.
+ */
+int store_vet_closed(struct store *st, int found, char *reason, size_t size);
+/*
  * The index was opened, and nothing is built on it yet. Walks it where there
  * is a reason to: it was restored, it is to be distrusted, the last walk is
- * long ago. -EBADMSG and @reason: it is of no use.
+ * long ago. Errors as above.
  */
 int store_vet(struct store *st, int found, char *reason, size_t size);
 /* Record the walk, and have mended what it found. */

@@ -19,7 +19,8 @@
 #define SCRUB_USE_RESTS 10    /* while the store is in use */
 #define SCRUB_RETRY_RESTS 100 /* after an error */
 #define SCRUB_SLICE_NS (20 * (NSEC_PER_SEC / 1000))
-#define SCRUB_LATE 8			   /* an eighth of the pass behind */
+#define SCRUB_WALK_AGAIN_SEC 3600 /* after a walk that could not be done */
+#define SCRUB_LATE 8		  /* an eighth of the pass behind */
 #define SCRUB_TIME_MAX (UINT64_C(1) << 40) /* unix seconds */
 
 enum scrub_stage { SCRUB_FILES, SCRUB_BLOCKS, SCRUB_OVER };
@@ -38,6 +39,7 @@ struct scrub {
 	uint64_t uses;	       /* of the store, when it looked last */
 	bool moved;	       /* since it was recorded */
 	int64_t saved_ns;
+	int64_t not_walked; /* unix seconds: when that could not be done */
 
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t wake;
@@ -193,6 +195,12 @@ static int scrub_walked(struct scrub *s, bool damaged)
 	return r < 0 ? r : edit_commit(&e);
 }
 
+/* By a clock that may have been wrong. */
+static bool scrub_is_ago(int64_t now_sec, int64_t then_sec, int64_t sec)
+{
+	return then_sec > now_sec || now_sec - then_sec >= sec;
+}
+
 static void scrub_walk(struct scrub *s, int64_t now_sec)
 {
 	struct walk w = { .go_on = scrub_walk_on, .arg = s };
@@ -201,8 +209,10 @@ static void scrub_walk(struct scrub *s, int64_t now_sec)
 	idle_io(false); /* what is pinned meanwhile makes the index grow */
 	r = walk_index(&w, s->t->ix);
 	idle_io(true);
-	if (r < 0 && r != -EBADMSG && r != -EIO)
-		return; /* it could not be done now */
+	if (r < 0 && r != -EBADMSG && r != -EIO) {
+		s->not_walked = now_sec;
+		return;
+	}
 	s->st.walked = now_sec;
 	if (r == -EBADMSG || r == -EIO)
 		s->cfg.index_bad(s->cfg.arg, w.text);
@@ -418,7 +428,8 @@ static int scrub_round(struct scrub *s)
 
 	if (index_frozen(s->t->ix))
 		return SCRUB_TICK_RESTS;
-	if (sec - s->st.walked >= WALK_EVERY_SEC || s->st.walked > sec)
+	if (scrub_is_ago(sec, s->st.walked, WALK_EVERY_SEC) &&
+	    scrub_is_ago(sec, s->not_walked, SCRUB_WALK_AGAIN_SEC))
 		scrub_walk(s, sec);
 	return s->cfg.period_sec ? scrub_bytes(s, now) : SCRUB_TICK_RESTS;
 }

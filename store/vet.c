@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Can an index be relied on? Before a mount, and when it is opened: its pages
- * each time (checkpoint.h), its records where there is a reason to.
+ * Can an index be relied on? Its pages were audited when it was recovered
+ * (recover.h). A process that may die of it then lets LMDB read it, and walks
+ * through its records where there is a reason to.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,6 +30,27 @@ static int64_t vet_walked(struct index *ix)
 	return (int64_t)sec;
 }
 
+/* What a walk of the index returned; -EBADMSG: it is of no use. */
+static int vet_result(const struct walk *w, int r, char *reason, size_t size)
+{
+	if (r == -EBADMSG || r == -EIO || r == -EINTR)
+		snprintf(reason, size, "index/data.mdb: %s", w->text);
+	else if (r < 0)
+		snprintf(reason, size, "walking the index: %s", strerror(-r));
+	return r == -EIO ? -EBADMSG : r;
+}
+
+int store_vet_closed(struct store *st, int found, char *reason, size_t size)
+{
+	struct walk w = { .go_on = NULL };
+
+	if (found == RECOVER_CREATED ||
+	    (found == RECOVER_LIVE && !st->distrust))
+		return 0;
+	return vet_result(&w, walk_by_lmdb(&w, st->home.index_fd), reason,
+			  size);
+}
+
 int store_vet(struct store *st, int found, char *reason, size_t size)
 {
 	struct walk w = { .go_on = NULL };
@@ -40,14 +62,9 @@ int store_vet(struct store *st, int found, char *reason, size_t size)
 		if (found != RECOVER_RESTORED && !st->distrust &&
 		    walked <= now && now - walked < WALK_EVERY_SEC)
 			return 0;
-		r = walk_index(&w, st->ix);
-		if (r == -EBADMSG || r == -EIO)
-			snprintf(reason, size, "index/data.mdb: %s", w.text);
-		else if (r < 0)
-			snprintf(reason, size, "walking the index: %s",
-				 strerror(-r));
+		r = vet_result(&w, walk_index(&w, st->ix), reason, size);
 		if (r < 0)
-			return r == -EIO ? -EBADMSG : r;
+			return r;
 	}
 	st->vetted = (struct store_vetted){ .sec = now, .damaged = w.damaged };
 	memcpy(st->vetted.text, w.text, sizeof(st->vetted.text));

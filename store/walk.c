@@ -7,12 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "store/apart.h"
 #include "store/audit.h"
 #include "store/digest.h"
+#include "store/env.h"
 #include "store/value.h"
 
-#define WALK_ASK 1024	  /* records between two questions whether to go on */
-#define WALK_KEY_SHOWN 24 /* bytes of a key in a text */
+#define WALK_KEY_SHOWN 24	 /* bytes of a key in a text */
 #define WALK_ID sizeof(uint64_t) /* in a key */
 
 struct walker {
@@ -181,8 +182,7 @@ static int walk_record(void *arg, const struct audit_record *rec)
 		wr->name = rec->table;
 		wr->table = walk_table_of(rec->table);
 	}
-	if (++w->records % WALK_ASK == 0 && w->go_on && !w->go_on(w->arg))
-		return -ECANCELED;
+	w->records++;
 	if (wr->table < 0 || walk_is_good(wr, rec))
 		return 0;
 	if (!w->damaged++)
@@ -190,27 +190,73 @@ static int walk_record(void *arg, const struct audit_record *rec)
 	return 0;
 }
 
-int walk_snapshot(struct walk *w, int fd, const uint8_t *meta,
-		  uint64_t page_size)
+static int walk_snapshot(void *arg, void *out)
 {
-	cleanup_free struct walker *wr = malloc(sizeof(*wr));
+	const struct index_snap *snap = arg;
 	struct audit_found found = { .what = "" };
+	struct walk *w = out;
+	cleanup_free struct walker *wr = calloc(1, sizeof(*wr));
 	int r;
 
 	if (!wr)
 		return -ENOMEM;
 	wr->w = w;
-	wr->name = NULL;
-	w->records = w->damaged = 0;
-	w->text[0] = '\0';
-	r = audit_records(fd, meta, page_size, walk_record, wr, &found);
+	r = audit_records(snap->fd, snap->meta, snap->page_size, walk_record,
+			  wr, &found);
 	if (r == -EBADMSG)
 		(void)snprintf(w->text, sizeof(w->text), "page %" PRIu64 ": %s",
 			       found.page, found.what);
-	else if (r == -EIO)
+	return r;
+}
+
+static int walk_lmdb(void *arg, void *out)
+{
+	const int *dir_fd = arg;
+	struct walk *w = out;
+	char path[64];
+	int r;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", *dir_fd);
+	r = env_read_all(path, INDEX_MAP_BYTES, schema_tables, INDEX_TABLES);
+	if (r == -EBADMSG)
+		(void)snprintf(w->text, sizeof(w->text),
+			       "LMDB finds it damaged");
+	return r;
+}
+
+/* -- In a process of its own ------------------------------------------------ */
+
+static void walk_tell_death(struct walk *w, int signal)
+{
+	const char *what = signal ? sigdescr_np(signal) : "it left";
+
+	(void)snprintf(w->text, sizeof(w->text),
+		       "the process that read it %s (%s)",
+		       base_is_fault(signal) ? "died of it" : "was ended",
+		       what ? what : "a signal");
+}
+
+static int walk_apart(struct walk *w, int (*fn)(void *arg, void *out),
+		      void *arg, int fd)
+{
+	struct apart a = { .fn = fn,
+			   .arg = arg,
+			   .fd = fd,
+			   .go_on = w->go_on,
+			   .go_on_arg = w->arg };
+	struct walk got = { .go_on = NULL };
+	int r = apart_run(&a, &got, sizeof(got));
+
+	w->records = got.records;
+	w->damaged = got.damaged;
+	(void)snprintf(w->text, sizeof(w->text), "%.*s", WALK_TEXT_MAX - 1,
+		       got.text);
+	if (r == -EIO)
 		(void)snprintf(w->text, sizeof(w->text),
 			       "it cannot be read: %s", strerror(EIO));
-	return r;
+	if (r == -EFAULT || r == -EINTR)
+		walk_tell_death(w, a.signal);
+	return r == -EFAULT ? -EBADMSG : r;
 }
 
 int walk_index(struct walk *w, struct index *ix)
@@ -220,7 +266,12 @@ int walk_index(struct walk *w, struct index *ix)
 
 	if (r < 0)
 		return r;
-	r = walk_snapshot(w, snap->fd, snap->meta, snap->page_size);
+	r = walk_apart(w, walk_snapshot, snap, snap->fd);
 	index_unpin(ix, snap);
 	return r;
+}
+
+int walk_by_lmdb(struct walk *w, int index_dir_fd)
+{
+	return walk_apart(w, walk_lmdb, &index_dir_fd, index_dir_fd);
 }

@@ -8,10 +8,14 @@
  *   CRASHPOINT_EVERY=1   before it is ready; without it only a daemon that
  *                        takes over a mount is killed
  *   CRASHPOINT_BYTES=T   instead: when it writes bytes that begin with T
+ *   CRASHPOINT_CHILD=lmdb, pread: instead a child of a daemon or a check, of
+ *                        SIGBUS, when it opens LMDB or reads a file;
+ *   CRASHPOINT_INODE=N   that of data.mdb, and no other
  *   CRASHPOINT_SLOW=USEC instead of all that a disk that takes so much longer
  *                        for each sync
  */
 #undef _FILE_OFFSET_BITS /* which gives one of two names to some calls */
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -29,6 +33,9 @@
 static atomic_long calls_left = -1; /* < 0: never */
 static bool after;
 static const char *poison;
+static const char *of_children; /* what they die of */
+static ino_t of_inode;		/* 0: of any */
+static pid_t myself;
 static useconds_t slow;
 
 /* The arguments of this process, by their place; NULL behind the last. */
@@ -58,6 +65,7 @@ __attribute__((constructor)) static void begin(void)
 {
 	const char *max = getenv("CRASHPOINT_MAX");
 	const char *slowness = getenv("CRASHPOINT_SLOW");
+	const char *inode = getenv("CRASHPOINT_INODE");
 	char buf[8192] = "";
 	const char *command;
 	unsigned at = 0;
@@ -67,7 +75,13 @@ __attribute__((constructor)) static void begin(void)
 
 	close(fd);
 	command = n > 0 ? argument(buf, n, 1) : NULL;
-	if (!command || strcmp(command, "daemon") != 0)
+	if (!command ||
+	    (strcmp(command, "daemon") != 0 && strcmp(command, "check") != 0))
+		return;
+	of_children = getenv("CRASHPOINT_CHILD");
+	of_inode = inode ? (ino_t)strtoull(inode, NULL, 10) : 0;
+	myself = getpid();
+	if (strcmp(command, "daemon") != 0)
 		return;
 	poison = getenv("CRASHPOINT_BYTES");
 	if (!takes_over(buf, n) && !getenv("CRASHPOINT_EVERY"))
@@ -100,6 +114,48 @@ static void look(const void *buf, size_t len)
 
 	if (n && len >= n && memcmp(buf, poison, n) == 0)
 		die();
+}
+
+/* What only children die of. */
+
+static void die_as_child(const char *call)
+{
+	if (of_children && strcmp(of_children, call) == 0 && getpid() != myself)
+		(void)raise(SIGBUS);
+}
+
+ssize_t pread(int fd, void *buf, size_t n, off_t at)
+{
+	die_as_child("pread");
+	return syscall(SYS_pread64, fd, buf, n, at);
+}
+
+ssize_t pread64(int fd, void *buf, size_t n, off_t at)
+{
+	return pread(fd, buf, n, at);
+}
+
+static ino_t inode_in(const char *path)
+{
+	char file[4096];
+	struct stat st;
+
+	(void)snprintf(file, sizeof(file), "%s/data.mdb", path);
+	return stat(file, &st) == 0 ? st.st_ino : 0;
+}
+
+int mdb_env_open(void *env, const char *path, unsigned flags, mode_t mode);
+
+int mdb_env_open(void *env, const char *path, unsigned flags, mode_t mode)
+{
+	union {
+		void *symbol;
+		int (*fn)(void *, const char *, unsigned, mode_t);
+	} next = { dlsym(RTLD_NEXT, "mdb_env_open") };
+
+	if (!of_inode || inode_in(path) == of_inode)
+		die_as_child("lmdb");
+	return next.fn(env, path, flags, mode);
 }
 
 /* The calls through which the daemon changes files, and answers. */

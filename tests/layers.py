@@ -16,7 +16,7 @@ import sys
 LEVELS = (
     "store/base",
     "store/record store/layout store/digest store/quota store/idset "
-    "store/wheel store/idle store/mdbpage",
+    "store/wheel store/idle store/mdbpage store/apart",
     "store/mdbfile store/packio store/value store/section store/response "
     "store/schema store/fdcache",
     "store/audit store/side store/env store/ids store/ident",

@@ -72,10 +72,10 @@ def start(mount, opts="", **environ):
     return store.mount(opts)
 
 
-def kill_daemon(store):
-    """SIGKILL it, and wait until the next one answers."""
+def kill_daemon(store, sig=signal.SIGKILL):
+    """End it, and wait until the next one answers."""
     pid = daemon_pid(store)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, sig)
     wait_for(lambda: not is_running(pid), "the daemon's end")
     assert os.listdir(store.mnt) is not None
     assert daemon_pid(store) != pid
