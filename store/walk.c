@@ -190,23 +190,27 @@ static int walk_record(void *arg, const struct audit_record *rec)
 	return 0;
 }
 
-static int walk_snapshot(void *arg, void *out)
+int walk_snapshot(struct walk *w, const struct index_snap *snap)
 {
-	const struct index_snap *snap = arg;
 	struct audit_found found = { .what = "" };
-	struct walk *w = out;
 	cleanup_free struct walker *wr = calloc(1, sizeof(*wr));
 	int r;
 
 	if (!wr)
 		return -ENOMEM;
 	wr->w = w;
+	*w = (struct walk){ .go_on = w->go_on, .arg = w->arg };
 	r = audit_records(snap->fd, snap->meta, snap->page_size, walk_record,
 			  wr, &found);
 	if (r == -EBADMSG)
 		(void)snprintf(w->text, sizeof(w->text), "page %" PRIu64 ": %s",
 			       found.page, found.what);
 	return r;
+}
+
+static int walk_records(void *arg, void *out)
+{
+	return walk_snapshot(out, arg);
 }
 
 static int walk_lmdb(void *arg, void *out)
@@ -266,7 +270,7 @@ int walk_index(struct walk *w, struct index *ix)
 
 	if (r < 0)
 		return r;
-	r = walk_apart(w, walk_snapshot, snap, snap->fd);
+	r = walk_apart(w, walk_records, snap, snap->fd);
 	index_unpin(ix, snap);
 	return r;
 }

@@ -42,6 +42,10 @@ struct walk {
  */
 int walk_index(struct walk *w, struct index *ix);
 
+/* The same of a snapshot, by this process, which may die of it; -EIO has no
+ * text. */
+int walk_snapshot(struct walk *w, const struct index_snap *snap);
+
 /*
  * Can LMDB itself read an index? Before it is opened: nobody changes it
  * meanwhile. Errors as above, and of the results the text alone.

@@ -36,6 +36,7 @@ static struct store *dk_st;
 static char dk_why[1024];
 static unsigned dk_reports;
 static char dk_reported[16][200]; /* the last ones */
+static bool dk_child_died;	  /* of the index: what it died of is a bug */
 
 /* -- Files ----------------------------------------------------------------- */
 
@@ -107,10 +108,17 @@ static inline struct dk_bytes dk_bytes(unsigned n)
 
 /* -- The store ------------------------------------------------------------- */
 
+static inline void dk_look_for_death(const char *text)
+{
+	if (strstr(text, "the process that read it"))
+		dk_child_died = true;
+}
+
 static inline void dk_report(void *arg, int priority, const char *text)
 {
 	(void)arg;
 	(void)priority;
+	dk_look_for_death(text);
 	(void)snprintf(dk_reported[dk_reports++ % 16], sizeof(dk_reported[0]),
 		       "%s", text);
 }
@@ -304,6 +312,7 @@ static inline void dk_found(void *arg, const char *text)
 {
 	struct dk_findings *f = arg;
 
+	dk_look_for_death(text);
 	if (!f->n++)
 		(void)snprintf(f->first, sizeof(f->first), "%s", text);
 }

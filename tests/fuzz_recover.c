@@ -162,6 +162,7 @@ static int open_index(int flags, struct index **ret)
 static void use_index(int found)
 {
 	struct walk w = { .go_on = NULL };
+	struct index_snap *snap;
 	struct index *ix;
 	int r = open_index(found == RECOVER_RESTORED ? INDEX_RESTORED : 0, &ix);
 
@@ -171,7 +172,10 @@ static void use_index(int found)
 	for (unsigned i = 0; i < 12; i++)
 		write_some(ix, i * 31, i % 4 == 3 ? 60 : 4);
 	read_all(ix);
-	r = walk_index(&w, ix);
+	r = index_snapshot(ix, &snap);
+	assert(r == 0);
+	r = walk_snapshot(&w, snap);
+	index_unpin(ix, snap);
 	if (r < 0)
 		fprintf(stderr, "the index was whole, and now: %s\n", w.text);
 	assert(r == 0);

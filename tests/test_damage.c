@@ -29,6 +29,7 @@
 /* What came of an image; shared with the child. */
 struct outcome {
 	bool opened, done;
+	bool died; /* a child that read the index */
 	unsigned reports, findings;
 	struct dk_seen first, second; /* reading twice: what is damaged goes */
 	struct dk_seen last;	      /* after the repair */
@@ -207,7 +208,7 @@ static void note_said(void *arg, const char *text)
 			       "%s", text);
 }
 
-static void judge(void)
+static void judge_image(void)
 {
 	struct store_repair how = { .data = true,
 				    .found = note_said,
@@ -242,6 +243,13 @@ static void judge(void)
 	out->done = dk_close() == 0;
 }
 
+static void judge(void)
+{
+	dk_child_died = false;
+	judge_image();
+	out->died = dk_child_died;
+}
+
 /* Where the image is kept for whoever looks into it. */
 static void keep(unsigned n, const char *what)
 {
@@ -268,6 +276,8 @@ static void tally(unsigned n, int status, bool index)
 				: "it died");
 		return;
 	}
+	if (out->died)
+		keep(n, "who read the index died of it");
 	for (unsigned i = 0; i < 3; i++)
 		if (s[i]->wrong)
 			keep(n, "wrong bytes");
