@@ -62,8 +62,6 @@ static void on_crash(int sig)
 
 void trace_install(int fd)
 {
-	static const int crashes[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE,
-				       SIGABRT };
 	struct sigaction crash = { .sa_handler = on_crash,
 				   .sa_flags = SA_RESETHAND | SA_NODEFER };
 	struct sigaction ask = { .sa_handler = on_ask, .sa_flags = SA_RESTART };
@@ -73,12 +71,12 @@ void trace_install(int fd)
 	(void)backtrace(frames, 1); /* loads what it needs */
 	sigaction(TRACE_SIGNAL, &ask, NULL);
 	/* Not where a sanitizer has handlers of its own. */
-	for (size_t i = 0; i < ARRAY_SIZE(crashes); i++) {
+	for (int sig = 1; sig < NSIG; sig++) {
 		struct sigaction now;
 
-		if (sigaction(crashes[i], NULL, &now) == 0 &&
+		if (base_is_fault(sig) && sigaction(sig, NULL, &now) == 0 &&
 		    now.sa_handler == SIG_DFL)
-			sigaction(crashes[i], &crash, NULL);
+			sigaction(sig, &crash, NULL);
 	}
 }
 
