@@ -168,6 +168,7 @@ int handles_add(struct handles *t, struct store_file *f, uint64_t ino,
 	row->ino = ino;
 	row->flags = flags;
 	row->opener = opener;
+	row->backing_id = 0;
 	row->generation++;
 	t->files[i] = f;
 	atomic_store(&row->state, KEPT_ROW_OPEN);

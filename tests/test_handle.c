@@ -195,6 +195,8 @@ static void open_and_die(void)
 		for (size_t i = 0; i < MANY; i += 3)
 			take(fh[i], i);
 		handles_set_bad(table, fh[4]);
+		for (size_t i = 0; i < MANY; i++)
+			kept_rows(kept)[i].backing_id = 1 + (int32_t)i;
 		(void)raise(SIGKILL);
 	}
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
@@ -221,6 +223,9 @@ START_TEST(another_process_finds_what_was_open)
 	}
 	ck_assert_int_eq(handles_resume(table, list, n), 0);
 	free(list);
+	/* Room for what the kernel would have to be told of each. */
+	for (size_t i = 0; i < MANY; i++)
+		ck_assert_int_eq(kept_rows(kept)[i].backing_id, 1 + (int)i);
 	ck_assert_int_eq(handles_opened(table, 100 + 5, &found), 0);
 	ck_assert_uint_eq(found, fh[5]);
 	ck_assert_int_eq(handles_opened(table, 100 + 6, &found), -ENOENT);
@@ -233,6 +238,7 @@ START_TEST(another_process_finds_what_was_open)
 	}
 	/* Whatever row comes next, an old fh does not find it. */
 	found = add(0);
+	ck_assert_int_eq(kept_rows(kept)[(uint32_t)found].backing_id, 0);
 	expect_none(fh[0]);
 	take(found, 0);
 }
