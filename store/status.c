@@ -503,8 +503,9 @@ int store_status(struct store *st, struct store_status *ret)
 	s.grace_sec = es.grace_sec;
 	s.used_index = index_disk_bytes(st->ix);
 	s.used_freed = packs_doomed_bytes(st->packs) + holes_bytes(st->holes);
-	s.open_files = status_open_files(st);
+	/* In this order: with none pending the ingest has no file open. */
 	s.unsummed = ingest_pending(st->ingest);
+	s.open_files = status_open_files(st);
 	s.hits = atomic_load(&st->tree.hits);
 	s.misses = atomic_load(&st->tree.misses);
 	s.evictions = es.evictions;
