@@ -443,8 +443,9 @@ START_TEST(every_image_has_its_blocks)
 	       (uintmax_t)seen->waiting, (uintmax_t)seen->moved);
 	ck_assert_int_gt(out.punches, out.images / 10);
 	ck_assert_uint_gt(seen->shared, (uint64_t)out.images);
-	ck_assert_uint_gt(seen->waiting, 0);
-	ck_assert_uint_gt(seen->moved, 0);
+	/* The few lives of a slow build may all end before. */
+	ck_assert(SLOW_BUILD || seen->waiting > 0);
+	ck_assert(SLOW_BUILD || seen->moved > 0);
 }
 END_TEST
 
