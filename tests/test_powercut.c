@@ -188,13 +188,7 @@ END_TEST
 
 static void expect_bad(const char *what, const struct control *control)
 {
-	struct outcome out;
-
-	powerrun.quiet = true;
-	powerrun_all(1, SLOW_BUILD ? 20 : 60, control, &out);
-	printf("%s: %d of %d images bad\n", what, out.images - out.n[GOOD],
-	       out.images);
-	ck_assert_int_gt(out.images - out.n[GOOD], out.images / 20);
+	powerrun_expect_bad(what, SLOW_BUILD ? 20 : 60, control);
 }
 
 START_TEST(control_that_goes_on_without_a_sync_is_bad)

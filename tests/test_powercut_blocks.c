@@ -458,13 +458,7 @@ static void setup(void)
 
 static void expect_bad(const char *what, const struct control *control)
 {
-	struct outcome out;
-
-	powerrun.quiet = true;
-	powerrun_all(1, SLOW_BUILD ? 20 : 40, control, &out);
-	printf("%s: %d of %d images bad\n", what, out.images - out.n[GOOD],
-	       out.images);
-	ck_assert_int_gt(out.images - out.n[GOOD], out.images / 20);
+	powerrun_expect_bad(what, SLOW_BUILD ? 20 : 40, control);
 }
 
 START_TEST(control_without_sync_of_packs_is_bad)
